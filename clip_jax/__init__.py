@@ -1,0 +1,35 @@
+"""clip_jax: pretrain CLIP models in JAX, on a laptop or a pod, with the same program.
+
+The public names are loaded on first use, so that `import clip_jax` is cheap.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from clip_jax.config.schema import Config as Config
+    from clip_jax.errors import UserError as UserError
+    from clip_jax.inference.api import Model as Model
+    from clip_jax.inference.api import load as load
+    from clip_jax.train.api import pretrain as pretrain
+
+_PUBLIC = {
+    "Config": "clip_jax.config.schema",
+    "Model": "clip_jax.inference.api",
+    "UserError": "clip_jax.errors",
+    "load": "clip_jax.inference.api",
+    "pretrain": "clip_jax.train.api",
+}
+__all__ = ["Config", "Model", "UserError", "__version__", "load", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'clip_jax' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

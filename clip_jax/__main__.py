@@ -1,0 +1,70 @@
+"""`clip_jax VERB ...`, also `python -m clip_jax VERB ...`: dispatch, errors to exit statuses."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from clip_jax.errors import BUG, DONE, INTERRUPTED, USER, Stop, UserError, near
+
+VERBS = {
+    "train": "train a model from image-text pairs, or go on where a run stopped",
+    "eval": "evaluate a finished or running run",
+    "bench": "measure a part of the program against its peers",
+}
+
+
+def usage() -> str:
+    """The text of `clip_jax --help`."""
+    lines = [f"  {v:8} {text}" for v, text in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: clip_jax VERB [options]      (also: python -m clip_jax VERB ...)",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "`clip_jax VERB --help` shows the options of a verb.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a verb and returns the exit status; see docs/errors.md."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            print(usage())
+            return DONE if args else USER
+        if args[0] == "--version":
+            print(importlib.import_module("clip_jax").__version__)
+            return DONE
+        if args[0] not in VERBS:
+            raise UserError(
+                f"clip_jax: no such verb (got '{args[0]}'); known: {', '.join(VERBS)}"
+                f"{near(args[0], VERBS)}"
+            )
+        return importlib.import_module(f"clip_jax.cli.{args[0]}").main(args[1:])
+    except UserError as e:
+        _traceback()
+        for line in str(e).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return e.status
+    except Stop as e:
+        print(str(e), file=sys.stderr)
+        return e.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head`: no noise at exit
+        return BUG
+
+
+def _traceback() -> None:
+    if os.environ.get("CLIP_JAX_TRACEBACK") == "1":
+        traceback.print_exc()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

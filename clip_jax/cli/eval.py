@@ -1,0 +1,71 @@
+"""clip_jax eval RUN [--tasks=a,b] [--floor NAME=VALUE] [--paths=TEST_DATA]"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from clip_jax.errors import CHECK_FAILED, DONE, Stop, UserError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="clip_jax eval", description="Evaluate a run.")
+    parser.add_argument("run", help="workdir of the run")
+    parser.add_argument("--tasks", default="", help="names, comma-separated; all of the run's")
+    parser.add_argument(
+        "--floor",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="exit with 3 when a score, such as zeroshot/top1=0.75, is below; may be repeated",
+    )
+    parser.add_argument("--paths", default="", help="other test data, comma-separated")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb."""
+    args = _parser().parse_args(list(argv))
+    floors = [_floor(x) for x in args.floor]
+
+    from clip_jax.data.sources import open_source
+    from clip_jax.eval.run import choose, run_tasks, table
+    from clip_jax.inference.api import load
+    from clip_jax.train.loop import index_dir, training_captions
+
+    model = load(args.run)
+    cfg = model.config
+    tasks = choose(cfg.eval.tasks, [t for t in args.tasks.split(",") if t])
+    if not tasks:
+        raise UserError(f"{args.run}: its config has no config.eval.tasks; nothing to evaluate")
+    split = cfg.data.test
+    if args.paths:
+        split = dataclasses.replace(split, paths=tuple(args.paths.split(",")))
+    captions: list[str] = []
+    if any(t.distractors for t in tasks):
+        train = open_source(cfg.data.train, index_dir=index_dir(args.run))
+        captions = sorted(set(training_captions(train, cfg.data.limit or len(train))))
+    test = open_source(split, index_dir=index_dir(args.run))
+    result = run_tasks(model, test, tasks, captions=captions)
+    print(table(result.rows))
+    _check(result.metrics, floors)
+    return DONE
+
+
+def _floor(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return f"eval/{name.removeprefix('eval/')}", float(value)
+    except ValueError as e:
+        raise UserError(f"--floor: must be NAME=VALUE (got '{text}')") from e
+
+
+def _check(metrics: dict[str, float], floors: list[tuple[str, float]]) -> None:
+    below = []
+    for name, floor in floors:
+        if name not in metrics:
+            known = ", ".join(k.removeprefix("eval/") for k in metrics)
+            raise UserError(f"--floor: no score '{name.removeprefix('eval/')}'; here: {known}")
+        if metrics[name] < floor:
+            below.append(f"{name} = {metrics[name]:.4f} is below {floor}")
+    if below:
+        raise Stop("; ".join(below), CHECK_FAILED)

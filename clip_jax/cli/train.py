@@ -1,0 +1,78 @@
+"""clip_jax train --config=RECIPE[:variant] --workdir=DIR [--config.field=value ...]"""
+
+from collections.abc import Sequence
+
+from clip_jax.config.codec import describe
+from clip_jax.config.load import load, recipe_names
+from clip_jax.errors import DONE, UserError, near
+
+OPTIONS = {
+    "--config": "recipe: a name, or a file with get_config(arg), with an optional :variant",
+    "--workdir": "folder or URL of the run; the same command goes on where it stopped",
+    "--dry_run": "print config, mesh, parameters, steps and memory; write nothing",
+    "--accept_changes": "go on although optimizer, schedule or length changed",
+}
+
+
+def usage() -> str:
+    """The text of `clip_jax train --help`: every option and every field."""
+    lines = ["usage: " + (__doc__ or "").strip(), "", "options:"]
+    lines += [f"  {name:17} {text}" for name, text in OPTIONS.items()]
+    lines += ["", "recipes: " + ", ".join(recipe_names()) + "; each has :overfit, a check of data"]
+    lines += ["", "fields of the config (type; default), each set by --config.FIELD=VALUE:"]
+    for path, kind, default, meaning in describe():
+        lines.append(f"  --{path}  ({kind}; {default!r})")
+        lines.append(f"      {meaning}")
+    return "\n".join(lines)
+
+
+def parse(argv: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Own options by name, and the overrides of fields.
+
+    Raises:
+        UserError: an unknown or repeated option, or one without a value.
+    """
+    own: dict[str, str] = {}
+    overrides: list[str] = []
+    rest = list(argv)
+    while rest:
+        item = rest.pop(0)
+        name, equals, value = item.partition("=")
+        if name.startswith(("--config.", "--noconfig.")):
+            if not equals and rest and not rest[0].startswith("--"):
+                item = f"{item}={rest.pop(0)}"
+            overrides.append(item)
+            continue
+        if name not in OPTIONS:
+            raise UserError(f"train: no such option (got '{item}'){near(name, OPTIONS)}")
+        if name in own:
+            raise UserError(f"{name}: given twice; keep one")
+        switch = name in ("--dry_run", "--accept_changes")
+        if switch and equals:
+            raise UserError(f"{name}: takes no value (got '{value}')")
+        if not switch and not equals:
+            if not rest:
+                raise UserError(f"{name}: needs a value; write {name}=VALUE")
+            value = rest.pop(0)
+        own[name] = value
+    return own, tuple(overrides)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb."""
+    if "--help" in argv or "-h" in argv:
+        print(usage())
+        return DONE
+    own, overrides = parse(argv)
+    for name in ("--config", "--workdir"):
+        if not own.get(name) and not (name == "--workdir" and "--dry_run" in own):
+            raise UserError(f"{name}: is missing; {OPTIONS[name]}")
+    cfg = load(own["--config"], overrides)
+
+    from clip_jax.train import dry_run, loop  # jax comes with them: --help must not wait for it
+
+    if "--dry_run" in own:
+        print(dry_run.describe(cfg))
+        return DONE
+    loop.run(cfg, own["--workdir"], accept_changes="--accept_changes" in own)
+    return DONE

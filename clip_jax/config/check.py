@@ -1,0 +1,125 @@
+"""Cross-field checks that need no device: all findings in one list, each a line for the user."""
+
+import re
+from collections.abc import Iterator
+
+from clip_jax.config.schema import Config, ImageConfig, TaskConfig, TextConfig
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
+
+
+def findings(cfg: Config) -> list[str]:
+    """What is wrong with `cfg`; empty if nothing."""
+    return [
+        *_positive(cfg),
+        *_image(cfg.model.image),
+        *_text(cfg.model.text),
+        *_choices(cfg),
+        *_rest(cfg),
+        *(x for i, t in enumerate(cfg.eval.tasks) for x in _task(t, f"config.eval.tasks[{i}]")),
+    ]
+
+
+def _positive(cfg: Config) -> Iterator[str]:
+    values = {
+        "batch_size": cfg.batch_size,
+        "num_steps": cfg.num_steps,
+        "model.embed_dim": cfg.model.embed_dim,
+        "model.unroll": cfg.model.unroll,
+        "eval.batch_size": cfg.eval.batch_size,
+        "checkpoint.every": cfg.checkpoint.every,
+        "checkpoint.keep": cfg.checkpoint.keep,
+        "log.every": cfg.log.every,
+        "data.prefetch": cfg.data.prefetch,
+        "optim.max_skipped": cfg.optim.max_skipped,
+        "optim.learning_rate": cfg.optim.learning_rate,
+    }
+    for tower in ("image", "text"):
+        for name in ("width", "layers", "heads", "mlp_dim"):
+            values[f"model.{tower}.{name}"] = getattr(getattr(cfg.model, tower), name)
+    for path, value in values.items():
+        if value <= 0:
+            yield f"config.{path}: must be above 0 (got {value})"
+    if cfg.seed < 0:
+        yield f"config.seed: must not be negative (got {cfg.seed})"
+
+
+def _image(image: ImageConfig) -> Iterator[str]:
+    if image.patch <= 0 or image.size < image.patch or image.size % image.patch:
+        yield (
+            f"config.model.image.size: must be a multiple of patch={image.patch} (got {image.size})"
+        )
+    if image.channels not in (1, 3):
+        yield f"config.model.image.channels: must be 1 or 3 (got {image.channels})"
+    for name in ("mean", "std"):
+        if len(getattr(image, name)) != image.channels:
+            yield (
+                f"config.model.image.{name}: needs one value per channel "
+                f"(got {len(getattr(image, name))} for {image.channels})"
+            )
+    if image.heads > 0 and image.width % image.heads:
+        yield f"config.model.image.width: must be a multiple of heads={image.heads}"
+
+
+def _text(text: TextConfig) -> Iterator[str]:
+    if text.heads > 0 and text.width % text.heads:
+        yield f"config.model.text.width: must be a multiple of heads={text.heads}"
+    if text.context < 2:
+        yield f"config.model.text.context: must be at least 2 (got {text.context})"
+    for name in ("eos_id", "pad_id"):
+        if not 0 <= getattr(text, name) < text.vocab_size:
+            yield (
+                f"config.model.text.{name}: must lie in 0..vocab_size-1 = {text.vocab_size - 1} "
+                f"(got {getattr(text, name)})"
+            )
+
+
+def _choices(cfg: Config) -> Iterator[str]:
+    choices = {
+        "model.image.pool": (cfg.model.image.pool, ("cls", "mean")),
+        "model.image.resize": (cfg.model.image.resize, ("shortest", "squash")),
+        "model.image.activation": (cfg.model.image.activation, ACTIVATIONS),
+        "model.text.activation": (cfg.model.text.activation, ACTIVATIONS),
+        "model.text.pool": (cfg.model.text.pool, ("eos", "mean")),
+        "model.dtype": (cfg.model.dtype, ("float32", "bfloat16")),
+        "model.remat": (cfg.model.remat, ("none", "dots", "full")),
+        "optim.schedule": (cfg.optim.schedule, ("cosine", "constant")),
+        "tokenizer.clean": (cfg.tokenizer.clean, ("none", "lower", "canonicalize")),
+        "tokenizer.model_type": (cfg.tokenizer.model_type, ("unigram", "bpe")),
+    }
+    for path, (value, allowed) in choices.items():
+        if value not in allowed:
+            yield f"config.{path}: must be one of {', '.join(allowed)} (got '{value}')"
+
+
+def _rest(cfg: Config) -> Iterator[str]:
+    if cfg.optim.warmup_steps >= cfg.num_steps:
+        yield (
+            f"config.optim.warmup_steps: must be below num_steps={cfg.num_steps} "
+            f"(got {cfg.optim.warmup_steps})"
+        )
+    for pattern in cfg.optim.decay:
+        try:
+            re.compile(pattern)
+        except re.error as e:
+            yield f"config.optim.decay: not a regular expression ({e}; got '{pattern}')"
+    if not cfg.data.train.paths:
+        yield "config.data.train.paths: is empty; give --config.data.train.paths=PATH"
+    for name in ("crop_scale", "crop_ratio"):
+        value = getattr(cfg.data, name)
+        if value and (len(value) != 2 or not 0 < value[0] <= value[1]):
+            yield f"config.data.{name}: must be (low, high) with 0 < low <= high (got {value})"
+    if cfg.optim.logit_scale_max < 1:
+        yield f"config.optim.logit_scale_max: must be >= 1 (got {cfg.optim.logit_scale_max})"
+    if not 0 <= cfg.data.max_bad_share <= 1:
+        yield f"config.data.max_bad_share: must lie in 0..1 (got {cfg.data.max_bad_share})"
+    if cfg.eval.tasks and not cfg.data.test.paths:
+        yield "config.data.test.paths: is empty, but config.eval.tasks needs it; give the path"
+
+
+def _task(task: TaskConfig, where: str) -> Iterator[str]:
+    if not task.templates:
+        yield f"{where}.templates: is empty; give at least ('{{}}',)"
+    for template in task.templates:
+        if template.count("{}") != 1:
+            yield f"{where}.templates: each needs one {{}} (got '{template}')"

@@ -1,0 +1,154 @@
+"""Recipe file + overrides -> checked Config. Touches no device.
+
+A recipe is a Python file with `get_config(arg: str = "") -> ConfigDict`; `--config=NAME` finds the
+ones that come with the package, `--config=path/to/file.py:arg` any other. `:overfit` works on all.
+"""
+
+import dataclasses
+import importlib.util
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+import clip_jax.config
+from clip_jax.config import check
+from clip_jax.config.codec import from_dict, to_config_dict
+from clip_jax.config.schema import Config
+from clip_jax.errors import UserError, near
+
+
+def load(recipe: str, overrides: tuple[str, ...] = ()) -> Config:
+    """The Config of a recipe with overrides applied.
+
+    Args:
+        recipe: name or path, with an optional `:argument`.
+        overrides: command-line arguments such as `--config.optim.learning_rate=1e-3`.
+
+    Raises:
+        UserError: a missing recipe, an unknown field, a wrong type, or fields that contradict.
+    """
+    path, _, arg = recipe.partition(":")
+    words = arg.split(",") if arg else []
+    config = _call(_find(path), ",".join(w for w in words if w != "overfit"))
+    config = to_config_dict(from_dict(config))
+    if "overfit" in words:
+        overfit(config)
+    _check_overrides(overrides)
+    return checked(from_dict(_override(config, overrides)))
+
+
+def checked(cfg: Config) -> Config:
+    """Returns `cfg`, or raises one UserError with all findings."""
+    if findings := check.findings(cfg):
+        raise UserError("\n".join(findings))
+    return cfg
+
+
+def recipe_folders() -> list[Path]:
+    """Where named recipes lie: in the wheel, or beside the package in a checkout."""
+    package = Path(clip_jax.config.__file__).parents[1]
+    return [f for f in (package / "configs", package.parent / "configs") if f.is_dir()]
+
+
+def recipe_names() -> list[str]:
+    """Names that `--config=NAME` knows."""
+    found = {p.stem for folder in recipe_folders() for p in folder.glob("*.py")}
+    return sorted(n for n in found if not n.startswith("_"))
+
+
+def _find(name: str) -> Path:
+    if name.endswith(".py") or "/" in name:
+        if not Path(name).is_file():
+            raise UserError(f"--config: no such file (got '{name}'); give a recipe file or a name")
+        return Path(name)
+    for folder in recipe_folders():
+        if (folder / f"{name}.py").is_file():
+            return folder / f"{name}.py"
+    known = recipe_names()
+    raise UserError(
+        f"--config: no such recipe (got '{name}'); known: {', '.join(known)}{near(name, known)}"
+    )
+
+
+def _call(path: Path, arg: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config: not a Python file (got '{path}')")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        raise UserError(f"{path}:{e.lineno}: {e.msg}; mend the recipe") from e
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path}: no function get_config(arg); a recipe needs one")
+    return module.get_config(arg)
+
+
+def variant(arg: str, known: tuple[str, ...]) -> str:
+    """The single word of a recipe's argument, checked; '' if there is none."""
+    if arg and arg not in known:
+        raise UserError(
+            f"--config: no variant '{arg}'; known: {', '.join((*known, 'overfit'))}"
+            f"{near(arg, known)}"
+        )
+    return arg
+
+
+def overfit(config: Any) -> None:
+    """Changes a recipe into a check of data and model: learn 128 pairs by heart."""
+    config.overfit = True
+    config.name += ", overfit"
+    config.batch_size, config.num_steps, config.data.limit = 128, 300, 128
+    config.data.group_by = "caption"
+    config.data.crop_scale, config.data.flip = (), False
+    config.augment = to_config_dict(Config().augment)
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule, config.optim.warmup_steps = "constant", 20
+    config.optim.weight_decay, config.optim.grad_clip = 0.0, 1.0
+    config.eval.tasks = ()
+    config.checkpoint.every = config.num_steps
+
+
+def _check_overrides(overrides: tuple[str, ...]) -> None:
+    """Names each unknown field, and each scalar given twice (the library keeps the last)."""
+    seen: set[str] = set()
+    for item in overrides:
+        flag, equals, _ = item.partition("=")
+        path = flag.lstrip("-").removeprefix("no") if not equals else flag.lstrip("-")
+        is_tuple = typing.get_origin(_type_of(path)) is tuple
+        if path in seen and not is_tuple:
+            raise UserError(f"--{path}: given twice; keep one")
+        seen.add(path)
+
+
+def _type_of(path: str) -> Any:
+    """Type of `config.a.b[0].c`. Raises UserError for a field that does not exist."""
+    kind: Any = Config
+    done = "config"
+    for name in path.split(".")[1:]:
+        bare = re.sub(r"\[\d+\]$", "", name)
+        if not dataclasses.is_dataclass(kind):
+            raise UserError(f"{done}: has no fields (got '{path}')")
+        types = typing.get_type_hints(kind)
+        if bare not in types:
+            raise UserError(f"{done}.{bare}: no such field{near(bare, types)}")
+        kind, done = types[bare], f"{done}.{name}"
+        if bare != name:
+            kind = typing.get_args(kind)[0]
+    return kind
+
+
+def _override(config: Any, overrides: tuple[str, ...]) -> Any:
+    values = flags.FlagValues()
+    argv = ["clip_jax", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return values["config"].value
+    except (flags.Error, ValueError, TypeError, IndexError) as e:
+        text = " ".join(str(e).split())
+        raise UserError(f"{text}; see `clip_jax train --help` for the type of the field") from e

@@ -1,0 +1,227 @@
+"""Every field of a run: frozen dataclasses, one place for defaults, each field with its meaning.
+
+Only plain types stand here (int, float, bool, str, tuples of them, dataclasses and tuples of
+dataclasses), so that a Config travels through ConfigDict, JSON and the command line unchanged.
+"""
+
+import dataclasses
+from typing import Any
+
+
+def _field(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
+def _part(kind: type) -> Any:
+    return dataclasses.field(default_factory=kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageConfig:
+    """The image tower and the pixels it wants."""
+
+    kind: str = _field("vit", "'vit', or 'package.module:function' for a tower of your own")
+    size: int = _field(224, "side of the square input, pixels")
+    channels: int = _field(3, "3 = RGB, 1 = grey")
+    patch: int = _field(32, "side of a patch, pixels")
+    patch_bias: bool = _field(False, "bias in the patch embedding")
+    width: int = _field(768, "model width")
+    layers: int = _field(12, "number of blocks")
+    heads: int = _field(12, "attention heads")
+    mlp_dim: int = _field(3072, "hidden width of the MLP")
+    pool: str = _field("cls", "'cls' (class token) or 'mean' (of the patches)")
+    ln_pre: bool = _field(True, "layer norm before the first block, as OpenAI's ViT has it")
+    activation: str = _field("gelu", "'gelu' (exact), 'gelu_tanh' or 'quick_gelu'")
+    ln_eps: float = _field(1e-5, "epsilon of the layer norms")
+    resize: str = _field("shortest", "evaluation: 'shortest' side then centre crop, or 'squash'")
+    mean: tuple[float, ...] = _field(
+        (0.48145466, 0.4578275, 0.40821073), "pixel mean per channel, of values in 0..1"
+    )
+    std: tuple[float, ...] = _field(
+        (0.26862954, 0.26130258, 0.27577711), "pixel standard deviation per channel"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The text tower."""
+
+    kind: str = _field("transformer", "'transformer', or 'package.module:function'")
+    context: int = _field(77, "tokens per caption")
+    vocab_size: int = _field(49408, "rows of the token table; size of a tokenizer that we train")
+    width: int = _field(512, "model width")
+    layers: int = _field(12, "number of blocks")
+    heads: int = _field(8, "attention heads")
+    mlp_dim: int = _field(2048, "hidden width of the MLP")
+    pool: str = _field("eos", "'eos' (first end-of-text token) or 'mean' (of the non-pad tokens)")
+    causal: bool = _field(True, "causal attention; False = both ways, pads masked")
+    eos_id: int = _field(49407, "id of the end-of-text token; must be the tokenizer's")
+    pad_id: int = _field(0, "id that fills a row; must be the tokenizer's")
+    activation: str = _field("gelu", "'gelu' (exact), 'gelu_tanh' or 'quick_gelu'")
+    ln_eps: float = _field(1e-5, "epsilon of the layer norms")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Two towers and the logit parameters. The last three fields change speed, never results."""
+
+    image: ImageConfig = _part(ImageConfig)
+    text: TextConfig = _part(TextConfig)
+    embed_dim: int = _field(512, "size of the shared embedding")
+    logit_scale_init: float = _field(2.6592600369, "start of the log of the logit scale")
+    logit_bias: bool = _field(False, "a learned bias is added to the logits")
+    logit_bias_init: float = _field(-10.0, "start of that bias")
+    dtype: str = _field("float32", "compute type: 'float32' or 'bfloat16'; parameters are float32")
+    remat: str = _field("none", "recompute activations: 'none', 'dots' or 'full'")
+    unroll: int = _field(1, "blocks per iteration of the layer loop")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """From captions to ids."""
+
+    kind: str = _field("sentencepiece", "'sentencepiece', 'clip_bpe' or 'package.module:function'")
+    path: str = _field("", "model or merges file; empty: train (sentencepiece), search (clip_bpe)")
+    model_type: str = _field("unigram", "kind of SentencePiece model to train: 'unigram' or 'bpe'")
+    train_captions: int = _field(100_000, "train on at most this many captions")
+    clean: str = _field("lower", "'none', 'lower' or 'canonicalize' (SigLIP); clip_bpe has its own")
+    sticky_eos: bool = _field(True, "a caption that is cut still ends in end-of-text")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """Where pairs come from."""
+
+    kind: str = _field("tfds", "'tfds', 'webdataset', 'folder' or 'package.module:function'")
+    paths: tuple[str, ...] = _field(
+        (), "tfds: built data set or an embedded name (glyphs, digits); tars ({00..09}, *); folders"
+    )
+    split: str = _field("train", "split of a TFDS data set")
+    image_field: str = _field(
+        "", "field, tar suffixes (a,b) or column with the image; empty: usual"
+    )
+    caption_field: str = _field("", "field, tar suffix or column with the caption; empty: usual")
+    caption_template: str = _field("a photo of a {}.", "caption of class-named folders")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Sources, host transforms and the pipeline."""
+
+    train: SplitConfig = _part(SplitConfig)
+    test: SplitConfig = dataclasses.field(default_factory=lambda: SplitConfig(split="test"))
+    group_by: str = _field(
+        "none", "pairs that are positives of each other: 'none', 'caption' (equal ones) or a field"
+    )
+    crop_scale: tuple[float, ...] = _field(
+        (), "area of the random resized crop, e.g. (0.9, 1.0); empty: as in evaluation"
+    )
+    crop_ratio: tuple[float, ...] = _field((0.75, 1.3333333), "aspect ratio of that crop")
+    flip: bool = _field(False, "mirror half of the images")
+    limit: int = _field(0, "use only the first pairs of the training data; 0 = all")
+    cache: bool = _field(False, "keep the decoded pairs in memory, for small data")
+    threads: int = _field(1, "threads that read and decode; 0 = in the training thread")
+    prefetch: int = _field(2, "batches that wait ready")
+    max_bad_share: float = _field(0.05, "stop when more than this share of the pairs is unusable")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training images on the device; zeros switch them off."""
+
+    rotate: float = _field(0.0, "rotation up to this many degrees")
+    zoom: float = _field(0.0, "scale by exp of up to this much")
+    shift: float = _field(0.0, "move by up to this many pixels")
+    dim: float = _field(0.0, "multiply the pixel values by 1 minus up to this much")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss."""
+
+    kind: str = _field("softmax", "'softmax', or 'package.module:function'")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule and its guards."""
+
+    learning_rate: float = _field(5e-4, "peak learning rate")
+    b1: float = _field(0.9, "AdamW beta 1")
+    b2: float = _field(0.98, "AdamW beta 2")
+    eps: float = _field(1e-6, "AdamW epsilon")
+    weight_decay: float = _field(0.2, "decoupled, times the learning rate")
+    decay: tuple[str, ...] = _field(
+        (".*/(kernel|embedding|posemb)",), "patterns of the parameter paths that decay"
+    )
+    schedule: str = _field("cosine", "'cosine' or 'constant' after the warm-up")
+    warmup_steps: int = _field(0, "steps of linear warm-up")
+    final_lr: float = _field(0.0, "learning rate at the end, as a share of the peak")
+    grad_clip: float = _field(0.0, "largest global gradient norm; 0 = no clipping")
+    logit_scale_max: float = _field(100.0, "the logit scale stays in 1..this")
+    max_skipped: int = _field(10, "stop after this many steps in a row with a non-finite loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices as a grid; one axis may be -1 (what is left)."""
+
+    data: int = _field(-1, "devices that see different pairs and hold whole parameters")
+    fsdp: int = _field(1, "devices that see different pairs and share the parameters")
+    tensor: int = _field(1, "devices that share each layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """Zero-shot classification of the test split."""
+
+    name: str = _field("zeroshot", "name in the metrics: eval/NAME/top1")
+    label_field: str = _field("label", "field with the class: its number, or its name")
+    classes: tuple[str, ...] = _field((), "class names by number; empty: the field's own values")
+    templates: tuple[str, ...] = _field(("a photo of a {}.",), "prompts, averaged per class")
+    distractors: bool = _field(False, "at the end also score among all training captions")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation inside the run."""
+
+    every: int = _field(0, "steps between evaluations; 0 = only at the end")
+    batch_size: int = _field(256, "images or prompts per step of an evaluation")
+    tasks: tuple[TaskConfig, ...] = _field((), "what to evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Saving."""
+
+    every: int = _field(1000, "steps between checkpoints; the last step is always saved")
+    keep: int = _field(3, "how many to keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """Logging."""
+
+    every: int = _field(10, "steps between lines of metrics.jsonl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run."""
+
+    name: str = _field("run", "name of the run, for the report")
+    seed: int = _field(0, "seed of parameters, order and augmentation")
+    batch_size: int = _field(1024, "pairs per step over all devices")
+    num_steps: int = _field(10_000, "training steps")
+    overfit: bool = _field(False, "fail unless the training loss ends near its floor (:overfit)")
+    model: ModelConfig = _part(ModelConfig)
+    tokenizer: TokenizerConfig = _part(TokenizerConfig)
+    data: DataConfig = _part(DataConfig)
+    augment: AugmentConfig = _part(AugmentConfig)
+    loss: LossConfig = _part(LossConfig)
+    optim: OptimConfig = _part(OptimConfig)
+    mesh: MeshConfig = _part(MeshConfig)
+    eval: EvalConfig = _part(EvalConfig)
+    checkpoint: CheckpointConfig = _part(CheckpointConfig)
+    log: LogConfig = _part(LogConfig)

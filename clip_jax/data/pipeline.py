@@ -1,0 +1,155 @@
+"""Order + source + transforms -> the host's part of each global batch, by Grain.
+
+Letters: b rows of this host, y x pixels, c channels, t tokens.
+Everything is a function of (seed, position): any number of hosts and threads makes the same
+batches, and a resume starts at a position. Grain reads chunks of a batch in its threads.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from clip_jax.config.schema import DataConfig, ImageConfig
+from clip_jax.data import captions, order, transforms
+from clip_jax.data.record import BadRecord, Example, decode_image
+from clip_jax.data.sources import Source
+from clip_jax.errors import UserError
+from clip_jax.tokenizers import Tokenizer
+
+CHUNK = 32  # samples; large enough to hide Grain's cost per element, small enough to share work
+MOST_TRIES = 100  # neighbours tried in place of an unusable record
+
+
+@dataclasses.dataclass(frozen=True)
+class HostBatch:
+    """This host's rows of one global batch.
+
+    arrays: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2), group int32 (b,).
+    bad: reasons of the records that had to be replaced, with counts.
+    """
+
+    arrays: dict[str, np.ndarray]
+    bad: collections.Counter[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """What makes training examples out of a source."""
+
+    source: Source
+    tokenizer: Tokenizer
+    data: DataConfig
+    image: ImageConfig
+    context: int
+    seed: int
+    kept: dict[int, tuple[Example, np.ndarray]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Records in an epoch."""
+        return min(len(self.source), self.data.limit or len(self.source))
+
+    def batches(
+        self, *, start: int, batch_size: int, num_steps: int, rows: Sequence[int]
+    ) -> Iterator[HostBatch]:
+        """Batches from global position `start` on.
+
+        Args:
+            start: position of the first example of the first batch.
+            batch_size: of the global batch.
+            num_steps: how many batches.
+            rows: rows of the global batch that this host makes, ascending.
+        """
+        parts = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+
+        def chunk(number: int) -> HostBatch:
+            step, part = divmod(int(number), len(parts))
+            row = np.asarray(parts[part], np.int64)
+            return self.examples(start + step * batch_size + row, row)
+
+        threads = self.data.threads
+        options = grain.ReadOptions(
+            num_threads=threads,
+            prefetch_buffer_size=max(threads, self.data.prefetch * len(parts)) if threads else 0,
+        )
+        chunks = grain.MapDataset.range(num_steps * len(parts)).map(chunk)
+        stream = iter(chunks.to_iter_dataset(options))
+        for _ in range(num_steps):
+            yield _join([next(stream) for _ in parts])
+
+    def examples(self, position: np.ndarray, row: np.ndarray) -> HostBatch:
+        """The examples at global positions (b,), rows (b,) of their batch."""
+        record, _ = order.locate(position, self.size, self.seed)
+        bad: collections.Counter[str] = collections.Counter()
+        images, texts, groups = [], [], []
+        for p, r, i in zip(position, record, row, strict=True):
+            image, text, group = self._example(int(p), int(r), bad)
+            images.append(image)
+            texts.append(text)
+            groups.append(int(i) if group is None else group)
+        index = np.stack([position >> 32, position & 0xFFFFFFFF], axis=1).astype(np.uint32)
+        arrays = {
+            "image": np.stack(images),
+            "text": self.tokenizer(texts, self.context),
+            "index": index,
+            "group": np.asarray(groups, np.int32),
+        }
+        return HostBatch(arrays, bad)
+
+    def _example(
+        self, position: int, record: int, bad: collections.Counter[str]
+    ) -> tuple[np.ndarray, str, int | None]:
+        """Image, caption and group; an unusable record gives way to the next usable one."""
+        for shift in range(min(MOST_TRIES, self.size)):
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
+            try:
+                example, pixels = self._read((record + shift) % self.size)
+            except BadRecord as e:
+                bad[str(e)] += 1
+                continue
+            text = captions.pick(example.texts, rng)
+            return self._transform(pixels, rng), text, self._group(example, text)
+        reasons = ", ".join(f"{n} x {r}" for r, n in bad.most_common(3))
+        raise UserError(f"config.data.train: {MOST_TRIES} unusable pairs in a row ({reasons})")
+
+    def _read(self, record: int) -> tuple[Example, np.ndarray]:
+        """A pair with its pixels uint8 (y, x, c), from memory if data.cache has it there."""
+        if (known := self.kept.get(record)) is not None:
+            return known
+        example = self.source[record]
+        pair = example, decode_image(example.image, self.image.channels)
+        if self.data.cache:
+            self.kept[record] = pair
+        return pair
+
+    def _transform(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        height, width, _ = image.shape
+        data = self.data
+        if data.crop_scale:
+            box = transforms.random_box(height, width, data.crop_scale, data.crop_ratio, rng)
+        else:
+            box = transforms.evaluation_box(height, width, self.image.resize)
+        image = transforms.resized(image, self.image.size, box)
+        return image[:, ::-1] if data.flip and rng.random() < 0.5 else image
+
+    def _group(self, example: Example, text: str) -> int | None:
+        if self.data.group_by == "none":
+            return None
+        try:
+            return captions.group_of(example, text, self.data.group_by)
+        except KeyError as e:
+            known = ", ".join(["none", "caption", *sorted(example.fields)])
+            raise UserError(
+                f"config.data.group_by: no such field (got '{self.data.group_by}'); here: {known}"
+            ) from e
+
+
+def _join(parts: list[Any]) -> HostBatch:
+    if len(parts) == 1:
+        return parts[0]
+    arrays = {k: np.concatenate([p.arrays[k] for p in parts]) for k in parts[0].arrays}
+    return HostBatch(arrays, sum((p.bad for p in parts), collections.Counter()))

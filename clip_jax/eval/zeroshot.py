@@ -1,0 +1,133 @@
+"""Zero-shot classification: images against embedded prompts of class names.
+
+Letters: b images, n classes, e embedding.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from clip_jax.config.schema import TaskConfig
+from clip_jax.data.record import BadRecord, Example
+from clip_jax.data.sources import Source
+from clip_jax.errors import UserError
+from clip_jax.inference.api import Model
+from clip_jax.inference.prompts import class_embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """The usable images of a split: embeddings (b, e), class of each (b,), record of each (b,)."""
+
+    z: np.ndarray
+    label: np.ndarray
+    record: np.ndarray
+    classes: tuple[str, ...]
+    num_bad: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Shares of images whose class is the best, or among the five best, of `num_classes`."""
+
+    top1: float
+    top5: float
+    num_classes: int
+    num_images: int
+
+
+def _labels(
+    source: Source, field: str, where: str
+) -> Iterator[tuple[int, Example | None, int | str | None]]:
+    for i in range(len(source)):
+        try:
+            example = source[i]
+        except BadRecord:
+            yield i, None, None
+            continue
+        if field not in example.fields:
+            known = ", ".join(sorted(example.fields)) or "none"
+            raise UserError(f"{where}.label_field: no such field (got '{field}'); here: {known}")
+        yield i, example, example.fields[field]
+
+
+def embed_split(model: Model, source: Source, task: TaskConfig) -> Labelled:
+    """Embeds every usable image of `source` and looks up its class.
+
+    Raises:
+        UserError: the label field is missing, or names no class.
+    """
+    where = f"config.eval.tasks[{task.name}]"
+    kept: list[np.ndarray] = []
+    images: list[np.ndarray] = []
+    values: list[int | str] = []
+    records: list[int] = []
+    num_bad = 0
+
+    def flush() -> None:
+        if images:
+            kept.append(model.embed_images(images))
+            images.clear()
+
+    for i, example, value in _labels(source, task.label_field, where):
+        try:
+            if example is None or value is None:
+                raise UserError("unusable")
+            images.append(model.preprocess(example.image))
+        except UserError:
+            num_bad += 1
+            continue
+        values.append(value)
+        records.append(i)
+        if len(images) == model.batch_size:
+            flush()
+    flush()
+    if not kept:
+        raise UserError("config.data.test: no usable image; check the paths")
+    classes, label = _classes(values, task, where)
+    return Labelled(np.concatenate(kept), label, np.asarray(records), classes, num_bad)
+
+
+def _classes(
+    values: Sequence[int | str], task: TaskConfig, where: str
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names, and the number of each value's class."""
+    if not task.classes:
+        names = tuple(sorted({str(v) for v in values}))
+        number = {n: i for i, n in enumerate(names)}
+        return names, np.asarray([number[str(v)] for v in values])
+    number: dict[int | str, int] = {n: i for i, n in enumerate(task.classes)}
+    number |= {i: i for i in range(len(task.classes))}
+    unknown = sorted({str(v) for v in values if v not in number})
+    if unknown:
+        raise UserError(
+            f"{where}.classes: the data has other classes ({', '.join(unknown[:5])}); name them all"
+        )
+    return task.classes, np.asarray([number[v] for v in values])
+
+
+def score(z: np.ndarray, label: np.ndarray, classes: np.ndarray) -> Score:
+    """Top-1 and top-5 of embeddings (b, e) with classes `label` (b,) among `classes` (n, e)."""
+    logits = z @ classes.T  # (b, n)
+    own = np.take_along_axis(logits, label[:, None], axis=1)  # (b, 1)
+    others = logits >= own
+    others[np.arange(len(label)), label] = False  # a tie with another class counts as wrong
+    rank = others.sum(axis=1)
+    return Score(float((rank < 1).mean()), float((rank < 5).mean()), len(classes), len(label))
+
+
+def best(
+    model: Model, z: np.ndarray, classes: np.ndarray, k: int = 5
+) -> list[list[tuple[int, float]]]:
+    """For each row of z (b, e) the k likeliest classes of (n, e) with their probabilities."""
+    logits = model.logit_scale() * z @ classes.T  # (b, n)
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    order = np.argsort(-p, axis=1, kind="stable")[:, :k]
+    return [[(int(c), float(row[c])) for c in o] for row, o in zip(p, order, strict=True)]
+
+
+def embed_classes(model: Model, names: Sequence[str], task: TaskConfig) -> np.ndarray:
+    """float32 (n, e): the classes by the prompts of the task."""
+    return class_embeddings(model.embed_texts, names, task.templates)

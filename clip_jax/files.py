@@ -1,0 +1,160 @@
+"""Our own files, local or remote (`gs://`, `s3://`, `memory://`) through fsspec.
+
+Whole files appear at once (temporary name, then rename; object stores do so by themselves).
+Costs: one request a call on a remote store. No retries here: fsspec's back ends have theirs.
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+
+from clip_jax.errors import UserError
+
+
+def is_remote(path: str) -> bool:
+    """True for a URL such as gs://bucket/run."""
+    return "://" in path and not path.startswith("file://")
+
+
+def join(path: str, *names: str) -> str:
+    """Joins with '/', which every store understands."""
+    return "/".join([path.rstrip("/"), *names])
+
+
+def _fs(path: str) -> tuple[Any, str]:
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as e:
+        raise UserError(f"{path}: cannot be opened ({e}); install the package of that store") from e
+
+
+@contextlib.contextmanager
+def user_errors(path: str) -> Iterator[None]:
+    """Turns what the file system says into one line that names the path and the way out."""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space and start the same command again",
+        errno.EDQUOT: "the disk quota is used up; free some space and start again",
+        errno.EFBIG: "the file would be larger than the limit of this process (ulimit -f)",
+        errno.EACCES: "it may not be written; choose another --workdir or mend its permissions",
+        errno.EPERM: "it may not be written; choose another --workdir or mend its permissions",
+        errno.EROFS: "the file system is read-only; choose another --workdir",
+        errno.ENOTDIR: "a part of the path is a file; choose another --workdir",
+    }
+    try:
+        yield
+    except OSError as e:
+        if e.errno in advice:
+            raise UserError(f"{path}: {advice[e.errno]}") from e
+        raise
+
+
+def exists(path: str) -> bool:
+    """True if the file or folder exists."""
+    fs, p = _fs(path)
+    return bool(fs.exists(p))
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file. Raises FileNotFoundError."""
+    fs, p = _fs(path)
+    return fs.cat_file(p)
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Replaces the file whole: a reader sees the old one or the new one, never a part."""
+    fs, p = _fs(path)
+    with user_errors(path):
+        if is_remote(path):
+            fs.pipe_file(p, data)
+            return
+        os.makedirs(os.path.dirname(p) or ".", exist_ok=True)
+        temporary = f"{p}.tmp-{uuid.uuid4().hex[:8]}"
+        try:
+            with open(temporary, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, p)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def create(path: str, data: bytes) -> bool:
+    """Writes the file unless it exists. Returns whether it was written; atomic on local disks."""
+    fs, p = _fs(path)
+    with user_errors(path):
+        if is_remote(path):
+            try:
+                fs.pipe_file(p, data, mode="create")  # a generation match on gs://
+            except FileExistsError:
+                return False
+            return True
+        os.makedirs(os.path.dirname(p) or ".", exist_ok=True)
+        temporary = f"{p}.tmp-{uuid.uuid4().hex[:8]}"
+        with open(temporary, "wb") as f:
+            f.write(data)
+        try:
+            os.link(temporary, p)  # fails if it exists, and never shows half a file
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        return True
+
+
+def remove(path: str) -> None:
+    """Deletes a file; no error if it is gone."""
+    fs, p = _fs(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(p)
+
+
+def names(path: str) -> list[str]:
+    """Sorted names in a folder; empty if there is none."""
+    fs, p = _fs(path)
+    fs.invalidate_cache()
+    try:
+        return sorted(os.path.basename(x.rstrip("/")) for x in fs.ls(p, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+# Lines that grow. Object stores cannot append, so a remote file is a folder of parts there.
+
+
+def append(path: str, data: bytes) -> None:
+    """Adds to the end: a local file grows, a remote one gets the next part `path.parts/NNNNNN`."""
+    if is_remote(path):
+        parts = names(path + ".parts")
+        number = int(parts[-1]) + 1 if parts else 0
+        write_bytes(f"{path}.parts/{number:06d}", data)
+        return
+    with user_errors(path):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "ab") as f:
+            f.write(data)
+
+
+def read_appended(path: str) -> bytes:
+    """What was appended so far; empty if nothing was."""
+    if is_remote(path):
+        return b"".join(read_bytes(f"{path}.parts/{n}") for n in names(path + ".parts"))
+    return read_bytes(path) if exists(path) else b""
+
+
+def replace_appended(path: str, data: bytes) -> None:
+    """Puts `data` in place of all that was appended."""
+    if not is_remote(path):
+        write_bytes(path, data)
+        return
+    old = names(path + ".parts")
+    write_bytes(f"{path}.parts/{int(old[-1]) + 1 if old else 0:06d}", data)
+    for name in old:
+        remove(f"{path}.parts/{name}")

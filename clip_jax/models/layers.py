@@ -1,0 +1,136 @@
+"""The transformer block: attention, MLP, layer norm; and how their weights start.
+
+Letters: b batch, t tokens, s key/value tokens, d width, h heads, k head dim, f mlp hidden.
+Cost of a block: 8 b t d² + 4 b t² d + 4 b t d f multiply-adds, halved.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from clip_jax.sharding.mesh import constrain
+
+Initializer = Callable[..., jax.Array]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's weights want this one
+}
+
+
+def uniform(bound: float) -> Initializer:
+    """Uniform in ±bound."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockInit:
+    """Initializers of a block's kernels and of the biases in its MLP (the others start at 0)."""
+
+    qkv: Initializer
+    out: Initializer
+    up: Initializer
+    down: Initializer
+    up_bias: Initializer
+    down_bias: Initializer
+
+
+def image_init(width: int, mlp_dim: int) -> BlockInit:
+    """What OpenCLIP's image tower gets: the defaults of torch's attention and linear layers."""
+    wide, hidden = uniform(width**-0.5), uniform(mlp_dim**-0.5)
+    # torch draws the fused (3d, d) matrix by Xavier: bound sqrt(6 / 4d)
+    return BlockInit(uniform((1.5 / width) ** 0.5), wide, wide, hidden, wide, hidden)
+
+
+def text_init(width: int, mlp_dim: int, layers: int) -> BlockInit:
+    """CLIP's text tower (Radford et al. 2021; `initialize_parameters` of openai/CLIP)."""
+    std = width**-0.5
+    deep = nn.initializers.normal(std * (2 * layers) ** -0.5)
+    up = nn.initializers.normal((2 * width) ** -0.5)
+    return BlockInit(
+        nn.initializers.normal(std), deep, up, deep, uniform(width**-0.5), uniform(mlp_dim**-0.5)
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases."""
+
+    heads: int
+    start: BlockInit
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None, causal: bool) -> jax.Array:
+        """x (b, t, d); mask bool (b, 1, 1, s), True = look at it. Returns (b, t, d)."""
+        width = x.shape[-1]
+        head = (self.heads, width // self.heads)
+
+        def project(name: str) -> jax.Array:
+            return nn.DenseGeneral(head, dtype=self.dtype, kernel_init=self.start.qkv, name=name)(
+                x
+            )  # (b, t, h, k)
+
+        x = jax.nn.dot_product_attention(
+            project("q"), project("k"), project("v"), mask=mask, is_causal=causal
+        )  # (b, t, h, k)
+        return nn.DenseGeneral(
+            width, axis=(-2, -1), dtype=self.dtype, kernel_init=self.start.out, name="out"
+        )(x)  # (b, t, d)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between."""
+
+    hidden: int
+    activation: str
+    start: BlockInit
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, t, d) -> (b, t, d)."""
+        i = self.start
+        width = x.shape[-1]
+        x = nn.Dense(
+            self.hidden, dtype=self.dtype, kernel_init=i.up, bias_init=i.up_bias, name="up"
+        )(x)  # (b, t, f)
+        x = ACTIVATIONS[self.activation](x)
+        return nn.Dense(
+            width, dtype=self.dtype, kernel_init=i.down, bias_init=i.down_bias, name="down"
+        )(x)  # (b, t, d)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block."""
+
+    heads: int
+    mlp_dim: int
+    activation: str
+    ln_eps: float
+    causal: bool
+    start: BlockInit
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
+        """(b, t, d) -> (b, t, d); the None is the scan's per-layer output."""
+        x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
+        y = layer_norm(self.ln_eps, self.dtype, "ln1")(x)
+        x = x + Attention(self.heads, self.start, self.dtype, name="attn")(y, mask, self.causal)
+        y = layer_norm(self.ln_eps, self.dtype, "ln2")(x)
+        x = x + Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
+        return x, None
+
+
+def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
+    """Layer norm with scale and bias; statistics in float32 whatever `dtype` is."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

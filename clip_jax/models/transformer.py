@@ -1,0 +1,47 @@
+"""The stack of blocks, under one name (`blocks`, leading layer dim) whatever the speed knobs are.
+
+Letters: b batch, t tokens, s key/value tokens, d width, l layers.
+`remat` trades memory for compute: none keeps all activations, dots keeps matmul results,
+full keeps only each block's input (about one more forward pass).
+"""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from clip_jax.models.layers import Block, BlockInit
+
+REMAT: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def blocks(
+    *,
+    layers: int,
+    heads: int,
+    mlp_dim: int,
+    activation: str,
+    ln_eps: float,
+    causal: bool,
+    start: BlockInit,
+    dtype: Any,
+    remat: str,
+    unroll: int,
+) -> nn.Module:
+    """A module (x (b, t, d), mask (b, 1, 1, s) or None) -> ((b, t, d), None)."""
+    block: Any = Block
+    if remat != "none":
+        block = nn.remat(Block, policy=REMAT[remat], prevent_cse=False)
+    stacked: Any = nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+        length=layers,
+        unroll=unroll,
+    )
+    return stacked(heads, mlp_dim, activation, ln_eps, causal, start, dtype, name="blocks")

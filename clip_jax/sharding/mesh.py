@@ -1,0 +1,82 @@
+"""The device mesh, and where batches and activations live on it.
+
+The only place that creates a mesh. Axes are `data`, `fsdp` and `tensor`; the batch is split over
+the first two. `constrain` and `replicate` act on the mesh of the surrounding `jax.set_mesh`, and
+do nothing without one, so that models and losses run unchanged on a single device.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from clip_jax.config.schema import MeshConfig
+from clip_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def mesh_shape(cfg: MeshConfig, num_devices: int) -> tuple[int, int, int]:
+    """Sizes of the axes (data, fsdp, tensor), with the -1 filled in.
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes = [cfg.data, cfg.fsdp, cfg.tensor]
+    text = f"{cfg.data} x {cfg.fsdp} x {cfg.tensor}"
+    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+        raise UserError(f"config.mesh: one axis may be -1, the others count (got {text})")
+    known = math.prod(s for s in sizes if s != -1)
+    if known > num_devices:
+        raise UserError(
+            f"config.mesh: {text} needs {known} devices, here are {num_devices}; make it smaller"
+        )
+    if num_devices % known:
+        raise UserError(
+            f"config.mesh: {text} does not divide the {num_devices} devices; choose divisors"
+        )
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = num_devices // known
+    return (sizes[0], sizes[1], sizes[2])
+
+
+def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+    """A mesh over `devices` (all by default; fewer when the sizes ask for fewer, one process)."""
+    devices = jax.devices() if devices is None else devices
+    sizes = mesh_shape(cfg, len(devices))
+    count = math.prod(sizes)
+    if count < len(devices) and jax.process_count() > 1:
+        raise UserError(f"config.mesh: {count} of {len(devices)} devices; use them all (data=-1)")
+    grid = np.array(devices[:count]).reshape(sizes)
+    # Explicit axes, the default of jax.make_mesh, refuse `image @ text.T` and token pooling.
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading dim over the batch axes."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def _constrain(x: jax.Array, spec: P) -> jax.Array:
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def constrain(x: jax.Array) -> jax.Array:
+    """Keeps dim 0 of `x` (b, ...) spread over the batch axes, and the others whole."""
+    return _constrain(x, P(BATCH_AXES, *(None,) * (x.ndim - 1)))
+
+
+def replicate(x: jax.Array) -> jax.Array:
+    """Makes `x` whole on every device: an all-gather if it was spread."""
+    return _constrain(x, P())

@@ -1,0 +1,57 @@
+"""Which dim of which parameter lives on which mesh axis: one table, by path.
+
+Works for any tree whose paths end like the parameters' (optimizer moments too).
+Letters: l layers, d width, h heads, k head dim, f mlp hidden, v vocabulary.
+"""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# First match wins. A dim that its axis does not divide stays whole.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"attn/[qkv]/kernel$", (None, "fsdp", "tensor", None)),  # (l, d, h, k)
+    (r"attn/[qkv]/bias$", (None, "tensor", None)),  # (l, h, k)
+    (r"attn/out/kernel$", (None, "tensor", None, "fsdp")),  # (l, h, k, d)
+    (r"mlp/up/kernel$", (None, "fsdp", "tensor")),  # (l, d, f)
+    (r"mlp/up/bias$", (None, "tensor")),  # (l, f)
+    (r"mlp/down/kernel$", (None, "tensor", "fsdp")),  # (l, f, d)
+)
+SMALLEST_SHARDED = 1024  # elements; below, gathering costs more than keeping copies
+
+
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """'image/blocks/attn/q/kernel' from a key path of jax.tree_util."""
+    return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """PartitionSpec of one array; the last rule puts the largest divisible dim on `fsdp`."""
+    for pattern, axes in RULES:
+        if re.search(pattern, path) and len(axes) == len(shape):
+            return P(
+                *(
+                    a if a and n % mesh.shape[a] == 0 else None
+                    for a, n in zip(axes, shape, strict=True)
+                )
+            )
+    size = mesh.shape["fsdp"]
+    first = 1 if "/blocks/" in path else 0  # never split the layer dim: the scan slices it
+    dims = [i for i in range(first, len(shape)) if shape[i] % size == 0]
+    elements = 1
+    for n in shape:
+        elements *= n
+    if not dims or elements < SMALLEST_SHARDED:
+        return P()
+    largest = max(dims, key=lambda i: shape[i])
+    return P(*("fsdp" if i == largest else None for i in range(len(shape))))
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """NamedSharding of every leaf (array or ShapeDtypeStruct) of `tree`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda p, x: NamedSharding(mesh, spec(path_of(p), x.shape, mesh)), tree
+    )

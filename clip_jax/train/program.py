@@ -1,0 +1,106 @@
+"""The compiled training program of a config on a mesh: model, loss, optimizer, shardings, step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from clip_jax import losses
+from clip_jax.config.schema import Config
+from clip_jax.errors import UserError
+from clip_jax.models import dual
+from clip_jax.sharding.mesh import batch_sharding, num_batch_shards
+from clip_jax.train.optimizer import make_optimizer
+from clip_jax.train.schedule import make_schedule
+from clip_jax.train.state import TrainState, abstract_state, make_init
+from clip_jax.train.step import make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What runs, before anything is allocated.
+
+    abstract and batch are trees of ShapeDtypeStruct with shardings; step is jitted, donates the
+    state, and is compiled by `compile`.
+    """
+
+    model: dual.DualEncoder
+    mesh: Mesh
+    init: Callable[[], TrainState]
+    abstract: TrainState
+    batch: dict[str, jax.ShapeDtypeStruct]
+    step: Any
+
+    def compile(self) -> Any:
+        """The executable (state, batch) -> (state, metrics)."""
+        with jax.set_mesh(self.mesh):
+            return self.step.lower(self.abstract, self.batch).compile()
+
+
+def build(cfg: Config, mesh: Mesh) -> Program:
+    """The program of `cfg` on `mesh`.
+
+    Raises:
+        UserError: the batch does not divide over the mesh.
+    """
+    _check_batch(cfg.batch_size, num_batch_shards(mesh))
+    model = dual.build(cfg.model, cfg.augment)
+    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+    tx = make_optimizer(cfg.optim, shapes)
+    init = make_init(model.init_params, tx, cfg.seed)
+    abstract = abstract_state(init, mesh)
+    step = make_step(
+        model.embed, losses.build(cfg.loss), tx, make_schedule(cfg.optim, cfg.num_steps), cfg.optim
+    )
+    jitted = jax.jit(
+        step,
+        in_shardings=(jax.tree.map(lambda x: x.sharding, abstract), batch_sharding(mesh)),
+        out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
+        donate_argnums=0,
+    )
+    return Program(model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted)
+
+
+def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a global batch: image u8 (b, y, x, c), text (b, t), index (b, 2), group (b,)."""
+    b, image = cfg.batch_size, cfg.model.image
+    shapes = {
+        "image": ((b, image.size, image.size, image.channels), jnp.uint8),
+        "text": ((b, cfg.model.text.context), jnp.int32),
+        "index": ((b, 2), jnp.uint32),
+        "group": ((b,), jnp.int32),
+    }
+    where = batch_sharding(mesh)
+    return {k: jax.ShapeDtypeStruct(s, d, sharding=where) for k, (s, d) in shapes.items()}
+
+
+def _check_batch(batch_size: int, shards: int) -> None:
+    if batch_size % shards:
+        low = batch_size // shards * shards
+        choices = [str(n) for n in (low, low + shards) if n > 0]
+        raise UserError(
+            f"config.batch_size: must be a multiple of {shards}, the devices on the axes data and "
+            f"fsdp (got {batch_size}); the nearest are {' and '.join(choices)}"
+        )
+
+
+def num_params(tree: Any) -> int:
+    """Elements in all arrays of a tree."""
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def memory_line(executable: Any) -> str:
+    """Memory of the compiled step per device, as the compiler tells."""
+    memory = executable.memory_analysis()
+    if memory is None:
+        return "memory per device: the compiler does not tell"
+    held, extra = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    extra += max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes)
+    total = (held + extra) / 2**20
+    return (
+        f"memory per device: {total:,.0f} MiB (state and batch {held / 2**20:,.0f}, "
+        f"temporaries {extra / 2**20:,.0f})"
+    )

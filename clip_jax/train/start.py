@@ -1,0 +1,116 @@
+"""Where a run starts: its own newest good checkpoint, or from scratch; and what may have changed.
+
+A restart with another model or another order of data is refused; another optimizer or length is
+listed and needs --accept_changes; logging, evaluation, mesh and speed are free.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+from clip_jax import files
+from clip_jax.checkpoint.manager import Checkpoints, Restored
+from clip_jax.config.codec import differences, flatten, from_dict, to_dict
+from clip_jax.config.schema import Config
+from clip_jax.data.pipeline import Pipeline
+from clip_jax.errors import UserError
+
+FREE = ("log", "eval", "checkpoint", "mesh", "name")
+FREE_FIELDS = ("model.remat", "model.unroll", "data.cache", "data.threads", "data.prefetch",
+               "data.max_bad_share", "data.train.paths", "tokenizer.path")  # fmt: skip
+REFUSED = ("model", "tokenizer", "data", "seed", "loss")
+
+
+def config_path(workdir: str) -> str:
+    """Where the resolved config of a run lies."""
+    return files.join(workdir, "config.json")
+
+
+def read_config(workdir: str) -> Config:
+    """The config of a run.
+
+    Raises:
+        UserError: no run lies there.
+    """
+    try:
+        return from_dict(json.loads(files.read_bytes(config_path(workdir))))
+    except FileNotFoundError as e:
+        raise UserError(f"{workdir}: no config.json, so no run lies there; check the path") from e
+    except ValueError as e:
+        raise UserError(f"{config_path(workdir)}: not JSON ({e}); restore or remove it") from e
+
+
+def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
+    """Lines about changes that are fine.
+
+    Raises:
+        UserError: changes that make it another run, or that want --accept_changes.
+    """
+    lines: dict[str, list[str]] = {"refused": [], "ask": [], "free": []}
+    for path, (before, now) in differences(old, new).items():
+        kind = "ask"
+        if path.startswith(tuple(f"{p}." for p in FREE)) or path in (*FREE_FIELDS, *FREE):
+            kind = "free"
+        elif path.startswith("data.test."):
+            kind = "free"
+        elif path.startswith(tuple(f"{p}." for p in REFUSED)) or path in REFUSED:
+            kind = "refused"
+        lines[kind].append(f"config.{path}: was {before!r}, now {now!r}")
+    if lines["refused"]:
+        raise UserError(
+            "--workdir: holds a run with another model or data; choose another --workdir, or "
+            "undo: " + "; ".join(lines["refused"])
+        )
+    if lines["ask"] and not accept_changes:
+        raise UserError(
+            "--workdir: the run there was started with other settings; give --accept_changes to "
+            "go on with the new ones, or undo: " + "; ".join(lines["ask"])
+        )
+    return [*lines["ask"], *lines["free"]]
+
+
+def order_parts(cfg: Config, pipeline: Pipeline) -> dict[str, Any]:
+    """Everything that decides which example stands at which position, by name."""
+    data = dataclasses.asdict(cfg.data)
+    kept = ("group_by", "crop_scale", "crop_ratio", "flip", "limit")
+    transform = {k: v for k, v in data.items() if k in kept}
+    image = cfg.model.image
+    transform |= {"size": image.size, "channels": image.channels, "resize": image.resize}
+    parts = {
+        "seed": cfg.seed,
+        "data set": pipeline.source.fingerprint,
+        "examples": pipeline.size,
+        "transform": transform,
+    }
+    return json.loads(json.dumps(parts))  # as it will be read back
+
+
+def check_same_order(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses a resume that would lose or repeat samples, naming the difference."""
+    changed = [f"{k}: was {saved.get(k)!r}, now {now[k]!r}" for k in now if saved.get(k) != now[k]]
+    if changed:
+        raise UserError(
+            "config.data: the checkpoint counts on another order of examples; choose another "
+            "--workdir, or undo: " + "; ".join(changed)
+        )
+
+
+def restore(
+    checkpoints: Checkpoints, abstract: dict[str, Any], say: Callable[[str], None]
+) -> Restored | None:
+    """The newest good checkpoint on the shardings of `abstract`, or None for a new run."""
+    restored = checkpoints.restore_latest(abstract, say)
+    if restored is not None:
+        say(f"resumed from step {restored.step}")
+    return restored
+
+
+def write_config(workdir: str, cfg: Config) -> None:
+    """The fully resolved config, before step 0."""
+    files.write_bytes(config_path(workdir), json.dumps(to_dict(cfg), indent=1).encode() + b"\n")
+
+
+def config_lines(cfg: Config) -> str:
+    """Flat sorted `path = value` lines."""
+    return "\n".join(f"{p} = {v!r}" for p, v in sorted(flatten(cfg).items()))

@@ -1,0 +1,62 @@
+"""What a run carries from step to step, made on its mesh without a host copy."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from clip_jax.sharding.rules import shardings
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Arrays only.
+
+    step: int32 (), updates tried. params: float32. stats: running statistics of batch norms
+    (empty without). opt_state: optax's. skipped, skipped_in_row: int32 (), steps whose loss or
+    gradient was not finite. rng: uint32 key data of the run, never advanced.
+    """
+
+    step: jax.Array
+    params: Tree
+    stats: Tree
+    opt_state: Tree
+    skipped: jax.Array
+    skipped_in_row: jax.Array
+    rng: jax.Array
+
+
+def make_init(
+    init_params: Callable[[jax.Array], Tree], tx: optax.GradientTransformation, seed: int
+) -> Callable[[], TrainState]:
+    """The pure function that makes the first state."""
+
+    def init() -> TrainState:
+        rng = jax.random.key(seed)
+        params = init_params(rng)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, {}, tx.init(params), zero, zero, jax.random.key_data(rng))
+
+    return init
+
+
+def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state; allocates nothing."""
+    shapes = jax.eval_shape(init)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings(shapes, mesh),
+    )
+
+
+def init_state(init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
+    """The first state, each array made where it will live."""
+    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))()

@@ -1,0 +1,87 @@
+"""One training step: embed, loss over the global batch, gradient, update. The heart.
+
+Letters: b global batch. All collectives come from the shardings of the arguments and from
+losses/; nothing here knows how many devices there are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clip_jax.config.schema import OptimConfig
+from clip_jax.train.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def loss_and_grads(
+    embed: Callable[..., Any],
+    loss: Callable[..., Any],
+    params: Any,
+    stats: Any,
+    batch: Batch,
+    rng: jax.Array,
+) -> tuple[jax.Array, Any, Any, Metrics]:
+    """Loss of the whole batch, its gradient, the new stats, and the loss's metrics."""
+
+    def whole(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        z, new_stats = embed(params, stats, batch, rng)  # {image, text}: (b, e)
+        value, metrics = loss(z, params["logit"], batch["group"])
+        return value, (metrics, new_stats)
+
+    (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(params)
+    return value, grads, stats, metrics
+
+
+def make_step(
+    embed: Callable[..., Any],
+    loss: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    cfg: OptimConfig,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The pure step (state, batch) -> (state, metrics), to be jitted once with donation."""
+    log_scale_max = math.log(cfg.logit_scale_max)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        value, grads, stats, metrics = loss_and_grads(
+            embed, loss, state.params, state.stats, batch, rng
+        )
+        grad_norm = optax.tree.norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        lr = jnp.asarray(schedule(state.step))
+        updates = jax.tree.map(lambda u: -lr * u, updates)
+        params: Any = optax.apply_updates(state.params, updates)
+        scale = jnp.clip(params["logit"]["scale"], 0.0, log_scale_max)
+        params = {**params, "logit": {**params["logit"], "scale": scale}}
+        new = dataclasses.replace(state, params=params, stats=stats, opt_state=opt_state)
+
+        # One number for all devices, so that all of them skip or none does.
+        good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        new = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+        new = dataclasses.replace(
+            new,
+            step=state.step + 1,
+            skipped=state.skipped + ~good,
+            skipped_in_row=jnp.where(good, 0, state.skipped_in_row + 1),
+        )
+        metrics = metrics | {
+            "loss": value,
+            "logit_scale": jnp.exp(new.params["logit"]["scale"]),
+            "learning_rate": lr,
+            "norm/gradient": grad_norm,
+            "norm/parameter": optax.tree.norm(new.params),
+            "norm/update": optax.tree.norm(updates),
+            "skipped": new.skipped,
+            "skipped_in_row": new.skipped_in_row,
+        }
+        return new, metrics
+
+    return step

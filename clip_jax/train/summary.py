@@ -1,0 +1,79 @@
+"""The end of a run: the table on the terminal, and report.html."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+
+from clip_jax.config.codec import to_dict
+from clip_jax.config.schema import Config
+from clip_jax.eval.run import Result, table
+from clip_jax.metrics.writers import read_metrics
+from clip_jax.report.page import RunReport, write_report
+
+GAP = 0.1  # nats above the floor that count as learnt by heart
+
+
+def finish(
+    cfg: Config, workdir: str, result: Result, facts: list[tuple[str, str]]
+) -> tuple[str, str]:
+    """Writes the report. Returns its path and the table of scores as text."""
+    notes = [
+        "Chance is one over the number of classes. A tie with another class counts as wrong.",
+    ]
+    if any("captions" in r.among for r in result.rows):
+        notes.append(
+            "The test classes were held out: neither their captions nor their pictures were seen "
+            "in training. Among all captions most errors go to names that were."
+        )
+    path = write_report(
+        workdir,
+        RunReport(
+            title=cfg.name,
+            summary=[*facts, ("software", _software())],
+            metrics=read_metrics(workdir),
+            scores=result.rows,
+            samples=result.samples,
+            notes=notes,
+            config=to_dict(cfg),
+        ),
+    )
+    return path, table(result.rows) if result.rows else ""
+
+
+def _software() -> str:
+    names = ("clip-jax-pretrain", "jax", "flax", "optax", "orbax-checkpoint")
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0].device_kind
+    return ", ".join([*found, f"Python {platform.python_version()}", f"on {device}"])
+
+
+def overfit_verdict(metrics: list[dict[str, Any]]) -> tuple[bool, str]:
+    """Whether the training loss came near its floor, and what to look at if not."""
+    last = metrics[-1]
+    gap = last["loss"] - last["loss_floor"]
+    text = f"overfit check: loss {last['loss']:.3f}, lowest possible {last['loss_floor']:.3f}"
+    if gap < GAP:
+        return True, f"{text}: passed"
+    falling = (
+        len(metrics) > 1 and gap < metrics[len(metrics) // 2]["loss"] - last["loss_floor"] - GAP
+    )
+    if falling:
+        advice = "it still falls: give more steps with --config.num_steps"
+    elif last["accuracy/image_to_text"] < 0.2:
+        advice = (
+            "almost nothing is learnt: look for equal images under different captions, captions "
+            "cut by model.text.context, or a learning rate that does not fit"
+        )
+    else:
+        advice = (
+            "some pairs cannot be told apart: look for repeated images, or captions that differ "
+            "only after model.text.context tokens"
+        )
+    return False, f"{text}: not reached; {advice}"
