@@ -142,9 +142,16 @@ def _type_of(path: str) -> Any:
     return kind
 
 
+def _quoted(item: str) -> str:
+    """Puts a bare string for a tuple of strings in quotes: the library trips over 'a b', '{1,2}'."""
+    flag, equals, value = item.partition("=")
+    bare = equals and not value.startswith(("(", "[", "'", '"'))
+    return f"{flag}={value!r}" if bare and _type_of(flag.lstrip("-")) == tuple[str, ...] else item
+
+
 def _override(config: Any, overrides: tuple[str, ...]) -> Any:
     values = flags.FlagValues()
-    argv = ["clip_jax", *overrides]
+    argv = ["clip_jax", *(_quoted(x) for x in overrides)]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         values(argv)

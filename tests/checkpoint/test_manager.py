@@ -438,7 +438,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.slow
 def test_full_disk(tmp_path):
-    """Files may not grow past 100 kB: the error is one line, and the step before stays good."""
+    """Files may not grow past 10 kB: the error is one line, and the step before stays good."""
     code = """
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoints = Checkpoints(sys.argv[1], keep=2)
@@ -446,7 +446,7 @@ checkpoints.save(1, make(1), {})
 checkpoints.wait()
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 for step, call in (2, "wait"), (3, "save"), (4, "close"):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         checkpoints.save(step, make(step), {})
         if call == "save":

@@ -1,0 +1,64 @@
+"""Cross-field checks: each finding names its field."""
+
+import dataclasses
+
+import pytest
+
+import tiny
+from clip_jax.config.check import findings
+
+pytestmark = pytest.mark.core
+GOOD = tiny.config("x")
+
+
+def change(path, value, cfg=GOOD):
+    name, _, rest = path.partition(".")
+    new = change(rest, value, getattr(cfg, name)) if rest else value
+    return dataclasses.replace(cfg, **{name: new})
+
+
+def test_a_good_config_has_no_findings():
+    assert findings(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("num_steps", 0),
+        ("seed", -1),
+        ("log.every", 0),
+        ("optim.learning_rate", 0.0),
+        ("optim.warmup_steps", 8),
+        ("optim.decay", ("(",)),
+        ("optim.schedule", "linear"),
+        ("optim.logit_scale_max", 0.5),
+        ("model.image.size", 15),
+        ("model.image.channels", 2),
+        ("model.image.mean", (0.5,)),
+        ("model.image.pool", "max"),
+        ("model.image.width", 15),
+        ("model.image.activation", "relu"),
+        ("model.text.width", 15),
+        ("model.text.context", 1),
+        ("model.text.eos_id", 300),
+        ("model.text.pool", "last"),
+        ("model.dtype", "float16"),
+        ("model.remat", "some"),
+        ("tokenizer.clean", "upper"),
+        ("data.train.paths", ()),
+        ("data.test.paths", ()),
+        ("data.crop_scale", (1.0, 0.5)),
+        ("data.max_bad_share", 2.0),
+    ],
+)
+def test_each_finding_names_its_field(path, value):
+    found = findings(change(path, value))
+    assert found and any(f"config.{path}" in line for line in found), found
+
+
+def test_templates_need_one_slot():
+    task = dataclasses.replace(GOOD.eval.tasks[0], templates=("a photo",))
+    found = findings(change("eval.tasks", (task,)))
+    assert found == [
+        "config.eval.tasks[0].templates: each needs one {} (got 'a photo')",
+    ]
