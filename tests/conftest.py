@@ -4,15 +4,35 @@ Subprocesses inherit the environment, but see one device. Data sets that tests b
 `.cache/test-data` of the checkout, so only the first run pays for them.
 """
 
+import importlib.metadata
 import os
 import pathlib
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # `-m gpu` and `-m tpu` set it themselves
 os.environ.setdefault("CLIP_JAX_DATA", str(ROOT / ".cache" / "test-data"))
 
+# Tests run tiny programs a few times: compiling them plainly is up to 9 x faster.
+FLAGS = "--xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"  # later ones refuse to start with it
+os.environ.setdefault("XLA_FLAGS", FLAGS)
+
 import jax  # noqa: E402  (reads the environment)
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Where another Python, with another JAX, numpy and flax, could change something.
+CORE = ("checkpoint", "config", "data", "eval", "losses", "models", "sharding", "train")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as core what is quick in the folders of CORE; other tests may carry the mark."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        if folder in CORE and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.core)

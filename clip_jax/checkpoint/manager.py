@@ -35,7 +35,7 @@ from clip_jax.checkpoint.quiet import mute_orbax
 from clip_jax.errors import UserError
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
-_FULL = re.compile("No space left[a-z ]*|File too large|[a-z ]*quota exceeded", re.I)
+_FULL = re.compile("No space left( on device)?|File too large|(disk )?quota exceeded", re.I)
 _AWAY = re.compile(
     "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|ABORTED|Permission denied"
 )
@@ -304,17 +304,16 @@ class Checkpoints:
 
     def _move_away(self, steps: Iterable[int]) -> None:
         """Renames folders, so that their numbers are free and orbax does not count them."""
-        steps = list(steps)
-        if not steps:
-            return
+        steps, several = list(steps), jax.process_count() > 1
         for step in steps if jax.process_index() == 0 else []:
             target = self._folder / f"{step}.damaged"
             if target.exists():
                 target.rmtree()
             self._path(step).rename(target)
-        if jax.process_count() > 1:
+        if several:  # also with nothing to do: the others may have looked earlier or later
             multihost_utils.sync_global_devices("clip_jax: damaged checkpoints are renamed")
-        self._writer().reload()
+        if several or steps:
+            self._writer().reload()
 
 
 def _stored(items: dict[str, Any]) -> dict[str, Any]:

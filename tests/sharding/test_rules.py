@@ -1,0 +1,37 @@
+"""Placement by path."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from clip_jax.config.schema import MeshConfig
+from clip_jax.sharding.mesh import make_mesh
+from clip_jax.sharding.rules import path_of, shardings, spec
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "want"),
+    [
+        ("image/blocks/attn/q/kernel", (2, 64, 4, 16), P(None, "fsdp", "tensor", None)),
+        ("opt_state/0/mu/image/blocks/attn/k/kernel", (2, 64, 4, 16), P(None, "fsdp", "tensor", None)),
+        ("image/blocks/attn/q/kernel", (2, 63, 3, 21), P(None, None, None, None)),
+        ("text/blocks/mlp/up/kernel", (2, 64, 256), P(None, "fsdp", "tensor")),
+        ("text/blocks/mlp/up/bias", (2, 256), P(None, "tensor")),
+        ("text/token/embedding", (301, 64), P(None, "fsdp")),
+        ("text/token/embedding", (300, 64), P("fsdp", None)),
+        ("image/blocks/ln1/scale", (1024, 64), P(None, "fsdp")),
+        ("image/head/kernel", (4, 4), P()),
+        ("logit/scale", (), P()),
+    ],
+)  # fmt: skip
+def test_spec(path, shape, want):
+    assert spec(path, shape, make_mesh(MeshConfig(2, 2, 2))) == want
+
+
+def test_shardings_of_a_tree():
+    tree = {"text": {"token": {"embedding": jnp.ones((64, 32))}}}
+    placed = shardings(tree, make_mesh(MeshConfig(1, 8, 1)))
+    assert placed["text"]["token"]["embedding"].spec == P("fsdp", None)
+    (path, _), *_ = jax.tree_util.tree_flatten_with_path(tree)[0]
+    assert path_of(path) == "text/token/embedding"

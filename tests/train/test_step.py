@@ -1,0 +1,145 @@
+"""The step on meshes against one device, skipping of non-finite losses, speed knobs."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tiny
+from clip_jax.config.schema import MeshConfig
+from clip_jax.data.feed import put
+from clip_jax.sharding.mesh import make_mesh
+from clip_jax.sharding.rules import path_of
+from clip_jax.train import program
+from clip_jax.train.state import init_state
+
+CFG = tiny.config("unused")
+
+
+def arrays(step, b=16):
+    rng = np.random.default_rng(step)
+    image = rng.integers(0, 256, (b, 16, 16, 3), np.uint8)
+    text = rng.integers(1, 300, (b, 8)).astype(np.int32)
+    text[:, 6:] = 0
+    index = np.stack([np.zeros(b), step * b + np.arange(b)], 1).astype(np.uint32)
+    return {
+        "image": image,
+        "text": text,
+        "index": index,
+        "group": np.arange(b, dtype=np.int32) // 2,
+    }
+
+
+def train(cfg, shape=(1, 1, 1), steps=10):
+    mesh = make_mesh(MeshConfig(*shape))
+    prog = program.build(cfg, mesh)
+    with jax.set_mesh(mesh):
+        state = init_state(prog.init, prog.abstract)
+    execute = prog.compile()
+    losses = []
+    for i in range(steps):
+        state, metrics = execute(state, put(arrays(i), mesh))
+        losses.append(float(metrics["loss"]))
+    return losses, jax.device_get(state), state
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return train(CFG)[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)])
+def test_ten_steps_equal_one_device(one_device, shape):
+    losses, state, placed = train(CFG, shape)
+    np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
+    flat = jax.tree_util.tree_flatten_with_path(state.params)[0]
+    for (path, got), want in zip(flat, jax.tree.leaves(one_device[1].params), strict=True):
+        if not path_of(path).endswith("attn/k/bias"):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-4, err_msg=path_of(path))
+    if shape[1] == 8:
+        table = placed.params["text"]["token"]["embedding"]  # 300 x 16
+        assert table.addressable_shards[0].data.shape == (300, 2)
+
+
+def test_two_runs_are_bitwise_equal(one_device):
+    losses, state, _ = train(CFG)
+    assert losses == one_device[0]
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(one_device[1]), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}])
+def test_speed_knobs_change_neither_names_nor_results(one_device, change):
+    cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, **change))
+    losses, state, _ = train(cfg)
+    assert jax.tree.structure(state.params) == jax.tree.structure(one_device[1].params)
+    np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
+
+
+def test_bfloat16_stays_near_float32(one_device):
+    cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, dtype="bfloat16"))
+    losses, state, _ = train(cfg)
+    np.testing.assert_allclose(losses, one_device[0], rtol=2e-2)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (4, 1, 1)])
+def test_a_non_finite_loss_never_reaches_the_parameters(shape):
+    mesh = make_mesh(MeshConfig(*shape))
+    prog = program.build(CFG, mesh)
+    with jax.set_mesh(mesh):
+        state = init_state(prog.init, prog.abstract)
+    execute = prog.compile()
+    state, _ = execute(state, put(arrays(0), mesh))
+    # A token row that is not a number reaches only the rows of a batch that use it.
+    table = np.array(state.params["text"]["token"]["embedding"])
+    text = arrays(1)["text"]
+    unused = next(i for i in range(1, 300) if i not in text)
+    table[unused] = np.nan
+    params = jax.tree.map(lambda x: x, state.params)
+    params["text"]["token"]["embedding"] = jax.device_put(
+        table, state.params["text"]["token"]["embedding"].sharding
+    )
+    state = dataclasses.replace(state, params=params)
+    before = jax.device_get(state)
+    poisoned = arrays(1)
+    poisoned["text"][3, 0] = unused
+    state, metrics = execute(state, put(poisoned, mesh))
+    assert not np.isfinite(float(metrics["loss"]))
+    after = jax.device_get(state)
+    for name in ("params", "opt_state"):
+        for a, b in zip(
+            jax.tree.leaves(getattr(before, name)),
+            jax.tree.leaves(getattr(after, name)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_row)) == (2, 1, 1)
+
+
+def test_logit_scale_stays_in_its_range():
+    optim = dataclasses.replace(CFG.optim, learning_rate=10.0, logit_scale_max=20.0)
+    _, state, _ = train(dataclasses.replace(CFG, optim=optim), steps=4)
+    assert 0.0 <= float(state.params["logit"]["scale"]) <= np.log(20.0) + 1e-6
+
+
+def test_metrics_have_their_names():
+    prog = program.build(CFG, make_mesh(MeshConfig(1, 1, 1)))
+    _, metrics = jax.eval_shape(prog.step, prog.abstract, prog.batch)
+    assert sorted(metrics) == [
+        "accuracy/image_to_text",
+        "accuracy/text_to_image",
+        "learning_rate",
+        "logit_scale",
+        "loss",
+        "loss_floor",
+        "norm/gradient",
+        "norm/parameter",
+        "norm/update",
+        "skipped",
+        "skipped_in_row",
+    ]
