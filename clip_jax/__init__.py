@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from clip_jax.config.load import read_recipe as recipe
     from clip_jax.config.schema import Config as Config
     from clip_jax.errors import UserError as UserError
     from clip_jax.inference.api import Model as Model
@@ -16,18 +17,20 @@ if TYPE_CHECKING:
     from clip_jax.train.api import pretrain as pretrain
 
 _PUBLIC = {
-    "Config": "clip_jax.config.schema",
-    "Model": "clip_jax.inference.api",
-    "UserError": "clip_jax.errors",
-    "load": "clip_jax.inference.api",
-    "pretrain": "clip_jax.train.api",
+    "Config": ("clip_jax.config.schema", "Config"),
+    "Model": ("clip_jax.inference.api", "Model"),
+    "UserError": ("clip_jax.errors", "UserError"),
+    "load": ("clip_jax.inference.api", "load"),
+    "pretrain": ("clip_jax.train.api", "pretrain"),
+    "recipe": ("clip_jax.config.load", "read_recipe"),
 }
-__all__ = ["Config", "Model", "UserError", "__version__", "load", "pretrain"]
+__all__ = ["Config", "Model", "UserError", "__version__", "load", "pretrain", "recipe"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        module, attribute = _PUBLIC[name]
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module 'clip_jax' has no attribute '{name}'")
 
 

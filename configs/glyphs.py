@@ -14,7 +14,7 @@ def get_config(arg: str = ""):
     arg = variant(arg, ("quick", "tune"))
     c = default()
     c.name = "glyphs" + (f", {arg}" if arg else "")
-    c.batch_size, c.num_steps = 128, 600 if arg == "quick" else 1900
+    c.batch_size, c.num_steps = 128, 500 if arg == "quick" else 1500
 
     image = c.model.image
     image.size, image.channels, image.patch = 32, 1, 8
@@ -22,7 +22,7 @@ def get_config(arg: str = ""):
     image.pool, image.ln_pre, image.activation = "mean", False, "gelu_tanh"
     image.mean, image.std = (0.15,), (0.3333,)
     text = c.model.text
-    text.vocab_size, text.context, text.eos_id, text.pad_id = 700, 20, 1, 0
+    text.vocab_size, text.context, text.eos_id, text.pad_id = 700, 16, 1, 0
     text.width, text.layers, text.heads, text.mlp_dim = 128, 1, 4, 512
     text.pool, text.causal, text.activation = "mean", False, "gelu_tanh"
     c.model.embed_dim = 128

@@ -37,4 +37,3 @@ venv=${VENV:-.venv}
 case $venv in /*) ;; *) venv=$root/$venv ;; esac
 "$venv/bin/python" -m clip_jax train --config="$config" --workdir="$workdir" \
   ${options[@]+"${options[@]}"}
-if [ -e "$workdir/report.html" ]; then echo "Report: $workdir/report.html"; fi

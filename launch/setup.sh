@@ -72,7 +72,11 @@ stands() { usable && [ "$(cat "$venv/stamp-$kind" 2>/dev/null)" = "$(stamp "$kin
 
 make() { # a new environment, over what an interrupted call left
   find_python
-  if [ -e "$made" ]; then rm -rf "$venv"; fi
+  if [ -e "$made" ]; then # renamed first: half a deletion must not look like a stranger's folder
+    rm -rf "$venv.discarded"
+    mv "$venv" "$venv.discarded"
+  fi
+  rm -rf "$venv.discarded"
   if [ -e "$venv" ]; then fail "$venv was not made by launch/setup.sh; move it away"; fi
   mkdir -p "$venv"
   echo "$PWD" >"$made"

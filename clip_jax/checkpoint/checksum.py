@@ -45,9 +45,9 @@ def checksums(tree: Any) -> dict[str, int]:
     Returns:
         {path: unsigned 32-bit number}; equal for equal shape, dtype and bits, on any mesh.
     """
-    named = paths(tree)
-    sums = jax.device_get([_sum(x) for x in named.values()])
-    return {path: int(n) for path, n in zip(named, sums, strict=True)}
+    # One at a time: many small programs with collectives at once can starve each other on the
+    # CPU's virtual devices, until XLA gives up and aborts.
+    return {path: int(jax.device_get(_sum(x))) for path, x in paths(tree).items()}
 
 
 @jax.jit  # for one array: those of an optimizer have the shapes of the parameters

@@ -31,14 +31,24 @@ def load(recipe: str, overrides: tuple[str, ...] = ()) -> Config:
     Raises:
         UserError: a missing recipe, an unknown field, a wrong type, or fields that contradict.
     """
+    config = read_recipe(recipe)
+    _check_overrides(overrides)
+    return checked(from_dict(_override(config, overrides)))
+
+
+def read_recipe(recipe: str) -> Any:
+    """The fields of a recipe as a ConfigDict, to change and then give to `clip_jax.pretrain`.
+
+    Args:
+        recipe: name or path, with an optional `:argument`.
+    """
     path, _, arg = recipe.partition(":")
     words = arg.split(",") if arg else []
     config = _call(_find(path), ",".join(w for w in words if w != "overfit"))
     config = to_config_dict(from_dict(config))
     if "overfit" in words:
         overfit(config)
-    _check_overrides(overrides)
-    return checked(from_dict(_override(config, overrides)))
+    return config
 
 
 def checked(cfg: Config) -> Config:
@@ -143,7 +153,7 @@ def _type_of(path: str) -> Any:
 
 
 def _quoted(item: str) -> str:
-    """Puts a bare string for a tuple of strings in quotes: the library trips over 'a b', '{1,2}'."""
+    """Puts a bare string for a tuple of strings in quotes: the library trips over '{1,2}'."""
     flag, equals, value = item.partition("=")
     bare = equals and not value.startswith(("(", "[", "'", '"'))
     return f"{flag}={value!r}" if bare and _type_of(flag.lstrip("-")) == tuple[str, ...] else item

@@ -69,12 +69,13 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             position, first = restored.manifest["position"], restored.step
         else:
             with jax.set_mesh(mesh):
-                state = init_state(prog.init, prog.abstract)
+                state = init_state(prog.init, prog.abstract, cfg.seed)
             position, first = 0, 0
         files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
         job = Job(cfg, workdir, prog, pipeline, checkpoints, lock, signals, line, order)
         if first >= cfg.num_steps:
-            line.say(f"already finished: step {first} of {cfg.num_steps}")
+            report = files.join(workdir, "report.html")
+            line.say(f"already finished: step {first} of {cfg.num_steps}; report: {report}")
             return state
         return job.train(state, first, position)
 

@@ -29,7 +29,7 @@ class Program:
 
     model: dual.DualEncoder
     mesh: Mesh
-    init: Callable[[], TrainState]
+    init: Callable[[jax.Array], TrainState]
     abstract: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
@@ -50,7 +50,7 @@ def build(cfg: Config, mesh: Mesh) -> Program:
     model = dual.build(cfg.model, cfg.augment)
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))
     tx = make_optimizer(cfg.optim, shapes)
-    init = make_init(model.init_params, tx, cfg.seed)
+    init = make_init(model.init_params, tx)
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed, losses.build(cfg.loss), tx, make_schedule(cfg.optim, cfg.num_steps), cfg.optim

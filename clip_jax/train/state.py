@@ -34,12 +34,11 @@ class TrainState:
 
 
 def make_init(
-    init_params: Callable[[jax.Array], Tree], tx: optax.GradientTransformation, seed: int
-) -> Callable[[], TrainState]:
-    """The pure function that makes the first state."""
+    init_params: Callable[[jax.Array], Tree], tx: optax.GradientTransformation
+) -> Callable[[jax.Array], TrainState]:
+    """The pure function from the run's key to its first state."""
 
-    def init() -> TrainState:
-        rng = jax.random.key(seed)
+    def init(rng: jax.Array) -> TrainState:
         params = init_params(rng)
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, {}, tx.init(params), zero, zero, jax.random.key_data(rng))
@@ -47,9 +46,9 @@ def make_init(
     return init
 
 
-def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+def abstract_state(init: Callable[[jax.Array], TrainState], mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; allocates nothing."""
-    shapes = jax.eval_shape(init)
+    shapes = jax.eval_shape(init, jax.random.key(0))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
@@ -57,6 +56,10 @@ def abstract_state(init: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     )
 
 
-def init_state(init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
+def init_state(
+    init: Callable[[jax.Array], TrainState], abstract: TrainState, seed: int
+) -> TrainState:
     """The first state, each array made where it will live."""
-    return jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))()
+    # The key is an argument: of a constant one, XLA would fold all the random numbers slowly.
+    jitted = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))
+    return jitted(jax.random.key(seed))

@@ -9,7 +9,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted([*ROOT.glob("launch/*.sh"), ROOT / ".ci" / "run"])
-TOOLS = "bash basename cat chmod cksum cp dirname env flock grep ls mkdir rm sed tail uname".split()
+TOOLS = (
+    "bash basename cat chmod cksum cp dirname env flock grep ls mkdir mv rm sed tail uname".split()
+)
 
 # Writes its arguments to a log; makes virtual environments that hold itself; installs nothing.
 PYTHON = """#!{bash}

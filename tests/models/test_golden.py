@@ -98,7 +98,7 @@ def test_gradients(case):
 def test_ten_adamw_steps(case):
     optim = OptimConfig(learning_rate=1e-3, weight_decay=0.2, schedule="constant")
     tx = make_optimizer(optim, case.params)
-    state = make_init(lambda _: case.params, tx, 0)()
+    state = make_init(lambda _: case.params, tx)(jax.random.key(0))
     step = make_step(
         case.model.embed, build_loss(LossConfig()), tx, make_schedule(optim, 10), optim
     )

@@ -14,7 +14,7 @@ from clip_jax.sharding.rules import path_of, shardings, spec
     ("path", "shape", "want"),
     [
         ("image/blocks/attn/q/kernel", (2, 64, 4, 16), P(None, "fsdp", "tensor", None)),
-        ("opt_state/0/mu/image/blocks/attn/k/kernel", (2, 64, 4, 16), P(None, "fsdp", "tensor", None)),
+        ("0/mu/image/blocks/attn/k/kernel", (2, 64, 4, 16), P(None, "fsdp", "tensor", None)),
         ("image/blocks/attn/q/kernel", (2, 63, 3, 21), P(None, None, None, None)),
         ("text/blocks/mlp/up/kernel", (2, 64, 256), P(None, "fsdp", "tensor")),
         ("text/blocks/mlp/up/bias", (2, 256), P(None, "tensor")),

@@ -36,7 +36,7 @@ def train(cfg, shape=(1, 1, 1), steps=10):
     mesh = make_mesh(MeshConfig(*shape))
     prog = program.build(cfg, mesh)
     with jax.set_mesh(mesh):
-        state = init_state(prog.init, prog.abstract)
+        state = init_state(prog.init, prog.abstract, CFG.seed)
     execute = prog.compile()
     losses = []
     for i in range(steps):
@@ -92,7 +92,7 @@ def test_a_non_finite_loss_never_reaches_the_parameters(shape):
     mesh = make_mesh(MeshConfig(*shape))
     prog = program.build(CFG, mesh)
     with jax.set_mesh(mesh):
-        state = init_state(prog.init, prog.abstract)
+        state = init_state(prog.init, prog.abstract, CFG.seed)
     execute = prog.compile()
     state, _ = execute(state, put(arrays(0), mesh))
     # A token row that is not a number reaches only the rows of a batch that use it.

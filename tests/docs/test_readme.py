@@ -1,0 +1,99 @@
+"""Every command of the README runs, on small data; its two scripts are run by .ci/run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import command
+import pytest
+
+import tiny
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SMALL = {
+    "folder": ["--config.num_steps=2", "--config.batch_size=16"],
+    "cifar10": ["--config.num_steps=2", "--config.batch_size=16"],
+    "digits": [],
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands():
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_all_commands_are_known():
+    """A new command in the README needs a place in the tests below."""
+    assert [c[:2] + [a for a in c if a.startswith("--config=")] for c in commands()] == [
+        ["bash", "launch/demo.sh"],
+        ["bash", "launch/test.sh"],
+        ["clip_jax", "train", "--config=folder"],
+        ["python", "examples/folders_to_tars.py"],
+        ["python", "examples/folders_to_tars.py"],
+        ["clip_jax", "train", "--config=cifar10"],
+    ]
+
+
+def run(words):
+    config = next(a for a in words if a.startswith("--config=")).partition("=")[2]
+    status, out, err = command.run(*words[1:], *SMALL[config])
+    assert status == 0, out + err
+    return out
+
+
+@pytest.mark.slow
+def test_own_folder_then_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.write_folder(tmp_path / "my_images")
+    (tmp_path / "picture.jpg").write_bytes(tiny.png(1, tiny.COLOURS["red"]))
+    run(next(c for c in commands() if "--config=folder" in c))
+    names: dict = {}
+    (code,) = blocks("python")
+    exec(code, names)
+    assert names["model"].embed_images(["picture.jpg"]).shape == (1, 192)
+
+
+@pytest.mark.slow
+def test_tars(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classes = ["airplane", "automobile", "bird", "cat", "deer"]
+    classes += ["dog", "frog", "horse", "ship", "truck"]
+    for split in ("train", "test"):
+        for c, colour in zip(classes, [*tiny.COLOURS.values()] * 2, strict=False):
+            folder = tmp_path / "photos" / split / c
+            folder.mkdir(parents=True)
+            for i in range(4):
+                (folder / f"{i}.png").write_bytes(tiny.png(i, colour))
+    for words in commands():
+        if words[0] == "python":
+            size = "4" if "photos/train" in words else "40"
+            args = [sys.executable, str(ROOT / words[1]), *words[2:], "--samples_per_shard", size]
+            subprocess.run(args, check=True)
+    out = run(next(c for c in commands() if "--config=cifar10" in c))
+    assert "cifar10" in out
+    status, out, _ = command.run(
+        "eval", "runs/cifar10", "--tasks=cifar10", "--floor=cifar10/top1=0"
+    )
+    assert status == 0
+
+
+def test_the_table_of_verbs():
+    rows = re.findall(r"^\| `clip_jax ([a-z]+)([^`]*)` \|", README, re.MULTILINE)
+    assert {verb for verb, _ in rows} == {"train", "eval", "bench"}
+    status, out, _ = command.run("train", "--config=digits", "--dry_run")
+    assert status == 0 and "memory per device" in out
+    assert command.run("train", "--help")[0] == 0
+    assert command.run("bench", "--help")[0] == 0
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target

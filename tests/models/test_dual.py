@@ -1,0 +1,91 @@
+"""The dual encoder: names and shapes of the parameters, options, a tower of the user's own."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tiny
+from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
+from clip_jax.models import dual
+from clip_jax.sharding.rules import path_of
+
+
+def shapes(cfg):
+    tree = jax.eval_shape(dual.build(cfg).init_params, jax.random.key(0))
+    return {path_of(p): x.shape for p, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def test_names_and_shapes_are_the_promised_ones():
+    image = ImageConfig(size=8, patch=4, width=6, layers=2, heads=3, mlp_dim=10, patch_bias=True)
+    text = TextConfig(context=5, vocab_size=11, width=4, layers=3, heads=2, mlp_dim=7, eos_id=1)
+    got = shapes(ModelConfig(image, text, embed_dim=9, logit_bias=True))
+    blocks = {
+        "attn/k/bias": "lhk", "attn/k/kernel": "ldhk", "attn/out/bias": "ld",
+        "attn/out/kernel": "lhkd", "attn/q/bias": "lhk", "attn/q/kernel": "ldhk",
+        "attn/v/bias": "lhk", "attn/v/kernel": "ldhk", "ln1/bias": "ld", "ln1/scale": "ld",
+        "ln2/bias": "ld", "ln2/scale": "ld", "mlp/down/bias": "ld", "mlp/down/kernel": "lfd",
+        "mlp/up/bias": "lf", "mlp/up/kernel": "ldf",
+    }  # fmt: skip
+    sizes = {"image": dict(l=2, d=6, h=3, k=2, f=10), "text": dict(l=3, d=4, h=2, k=2, f=7)}
+    want = {
+        f"{tower}/blocks/{name}": tuple(size[x] for x in letters)
+        for tower, size in sizes.items()
+        for name, letters in blocks.items()
+    }
+    want |= {
+        "image/patch/kernel": (4, 4, 3, 6), "image/patch/bias": (6,), "image/cls": (6,),
+        "image/posemb": (5, 6), "image/ln_pre/scale": (6,), "image/ln_pre/bias": (6,),
+        "image/ln_post/scale": (6,), "image/ln_post/bias": (6,), "image/head/kernel": (6, 9),
+        "text/token/embedding": (11, 4), "text/posemb": (5, 4), "text/ln_post/scale": (4,),
+        "text/ln_post/bias": (4,), "text/head/kernel": (4, 9), "logit/scale": (), "logit/bias": (),
+    }  # fmt: skip
+    assert got == want
+
+
+def test_speed_knobs_keep_names_and_values():
+    base = dual.build(tiny.model())
+    want = jax.jit(base.init_params)(jax.random.key(0))
+    for change in ({"remat": "full"}, {"remat": "dots", "unroll": 2}):
+        other = dual.build(dataclasses.replace(tiny.model(), **change))
+        got = jax.jit(other.init_params)(jax.random.key(0))
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_unit_is_safe_at_zero():
+    grad = jax.grad(lambda z: dual.unit(z).sum())(jnp.zeros((2, 3)))
+    assert np.isfinite(np.asarray(grad)).all()
+    z = np.random.default_rng(0).normal(size=(4, 3)) * 1e4
+    want = z / np.linalg.norm(z, axis=1, keepdims=True)
+    np.testing.assert_allclose(dual.unit(jnp.asarray(z)), want, rtol=1e-5)
+
+
+def test_augmentation_needs_a_key():
+    cfg = tiny.config("x")
+    model = dual.build(cfg.model, cfg.augment)
+    params = jax.jit(model.init_params)(jax.random.key(0))
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8),
+        "text": np.ones((2, 8), np.int32),
+        "index": np.zeros((2, 2), np.uint32),
+    }
+    embed = jax.jit(lambda rng: model.embed(params, {}, batch, rng)[0]["image"])
+    plain = jax.jit(lambda: model.embed(params, {}, batch, None)[0]["image"])()
+    assert np.abs(np.asarray(embed(jax.random.key(1)) - plain)).max() > 1e-6
+
+
+def test_a_tower_of_the_users_own(tmp_path, monkeypatch):
+    (tmp_path / "own_tower.py").write_text(
+        "from flax import linen as nn\n"
+        "def build(cfg, embed_dim, *, dtype, remat, unroll):\n"
+        "    class Flat(nn.Module):\n"
+        "        @nn.compact\n"
+        "        def __call__(self, x):\n"
+        "            return nn.Dense(embed_dim, name='head')(x.reshape(x.shape[0], -1))\n"
+        "    return Flat()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = tiny.model()
+    cfg = dataclasses.replace(cfg, image=dataclasses.replace(cfg.image, kind="own_tower:build"))
+    assert shapes(cfg)["image/head/kernel"] == (768, 16)

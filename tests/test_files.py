@@ -1,0 +1,71 @@
+"""Our own files, on a local disk and on a store in memory."""
+
+import os
+import uuid
+
+import pytest
+
+from clip_jax import files
+from clip_jax.errors import UserError
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    return str(tmp_path) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+
+
+def test_write_read_replace(root):
+    path = files.join(root, "a", "b.json")
+    assert not files.exists(path)
+    files.write_bytes(path, b"one")
+    files.write_bytes(path, b"two")
+    assert files.read_bytes(path) == b"two" and files.exists(path)
+    assert files.names(files.join(root, "a")) == ["b.json"]
+    files.remove(path)
+    files.remove(path)
+    assert not files.exists(path)
+    with pytest.raises(FileNotFoundError):
+        files.read_bytes(path)
+
+
+def test_create_is_for_one(root):
+    path = files.join(root, "lock.json")
+    assert files.create(path, b"mine") and not files.create(path, b"theirs")
+    assert files.read_bytes(path) == b"mine"
+    assert files.names(root) == ["lock.json"]
+
+
+def test_appending(root):
+    path = files.join(root, "metrics.jsonl")
+    assert files.read_appended(path) == b""
+    for i in range(12):
+        files.append(path, b"%d\n" % i)
+    assert files.read_appended(path) == b"".join(b"%d\n" % i for i in range(12))
+    files.replace_appended(path, b"0\n")
+    files.append(path, b"x\n")
+    assert files.read_appended(path) == b"0\nx\n"
+
+
+def test_names_of_nothing(root):
+    assert files.names(files.join(root, "nowhere")) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = str(tmp_path / "config.json")
+    files.write_bytes(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="config.json: the disk is full"):
+        files.write_bytes(path, b"new")
+    assert (tmp_path / "config.json").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_an_unknown_store():
+    with pytest.raises(UserError, match="nosuch://x: cannot be opened"):
+        files.exists("nosuch://x")

@@ -1,0 +1,184 @@
+"""A run end to end in this process: what it leaves, resume, changes, damage, bad data."""
+
+import dataclasses
+import json
+import shutil
+
+import command
+import numpy as np
+import pytest
+
+import clip_jax
+import tiny
+from clip_jax.config.load import overfit
+from clip_jax.errors import Stop, UserError
+from clip_jax.metrics.writers import read_metrics
+from clip_jax.train import loop
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.write_folder(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    clip_jax.pretrain(tiny.config(folder), str(workdir))
+    return workdir
+
+
+def copy(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_what_a_run_leaves(finished):
+    names = sorted(p.name for p in finished.iterdir())
+    assert names == [
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "report.html",
+        "tokenizer.model",
+    ]
+    lines = read_metrics(str(finished))
+    assert [x["step"] for x in lines if "loss" in x] == list(range(1, 9))
+    assert {x["attempt"] for x in lines} == {1}
+    last = [x for x in lines if "loss" in x][-1]
+    for name in ("speed/examples_per_s", "data/wait_share", "data/skipped", "logit_scale"):
+        assert name in last
+    assert 0 <= [x for x in lines if "eval/colours/top1" in x][-1]["eval/colours/top1"] <= 1
+    assert json.loads((finished / "config.json").read_text())["batch_size"] == 16
+    assert "colours" in (finished / "report.html").read_text()
+
+
+def test_a_finished_run_does_nothing(finished, tmp_path, folder, capsys):
+    run = copy(finished, tmp_path)
+    before = (run / "metrics.jsonl").read_bytes()
+    clip_jax.pretrain(tiny.config(folder), str(run))
+    assert "already finished: step 8 of 8" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_ten_and_ten_are_twenty(folder, finished, tmp_path, monkeypatch):
+    """Stopped after step 4 by a signal, then started again: the same losses to the last bit."""
+    run = tmp_path / "run"
+    real = loop.Log.keep
+
+    def keep(self, step, metrics):
+        real(self, step, metrics)
+        if step == 3:
+            self._job.signals.status, self._job.signals.name = 42, "SIGTERM"
+
+    monkeypatch.setattr(loop.Log, "keep", keep)
+    with pytest.raises(Stop, match="SIGTERM: saved step 3; the same command goes on") as e:
+        clip_jax.pretrain(tiny.config(folder), str(run))
+    assert e.value.status == 42
+    monkeypatch.undo()
+    clip_jax.pretrain(tiny.config(folder), str(run))
+    assert command.losses(run) == command.losses(finished)
+    attempts = {x["step"]: x["attempt"] for x in read_metrics(str(run)) if "loss" in x}
+    assert attempts == {1: 1, 2: 1, 3: 1, **{s: 2 for s in range(4, 9)}}
+
+
+def test_a_damaged_newest_checkpoint_falls_back(finished, folder, tmp_path, capsys):
+    run = copy(finished, tmp_path)
+    data = max((run / "checkpoints" / "8" / "params").rglob("*"), key=lambda p: p.stat().st_size)
+    raw = bytearray(data.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    data.write_bytes(raw)
+    clip_jax.pretrain(tiny.config(folder), str(run))
+    out = capsys.readouterr().out
+    assert "checkpoint 8 is damaged" in out and "resumed from step 4" in out
+    assert command.losses(run) == command.losses(finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "another model or data.*config.seed: was 0, now 1"),
+        ({"num_steps": 12}, "--accept_changes.*config.num_steps: was 8, now 12"),
+    ],
+)
+def test_changed_settings_are_named(finished, folder, tmp_path, change, message):
+    run = copy(finished, tmp_path)
+    with pytest.raises(UserError, match=message):
+        clip_jax.pretrain(dataclasses.replace(tiny.config(folder), **change), str(run))
+
+
+def test_a_longer_run_goes_on(finished, folder, tmp_path, capsys):
+    run = copy(finished, tmp_path)
+    longer = dataclasses.replace(tiny.config(folder), num_steps=10)
+    clip_jax.pretrain(longer, str(run), accept_changes=True)
+    assert "changed: config.num_steps: was 8, now 10" in capsys.readouterr().out
+    assert max(command.losses(run)) == 10
+
+
+def test_other_data_at_the_same_path_is_refused(finished, tmp_path):
+    run = copy(finished, tmp_path)
+    other = tiny.write_folder(tmp_path / "other", count=48)
+    with pytest.raises(UserError, match="another order of examples.*data set"):
+        clip_jax.pretrain(tiny.config(other), str(run))
+
+
+def test_too_many_bad_images_stop_the_run(tmp_path):
+    folder = tiny.write_folder(tmp_path / "pairs")
+    for path in sorted(folder.glob("*.png"))[:16]:
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="config.data.train: .* % of the pairs are unusable"):
+        clip_jax.pretrain(tiny.config(folder), str(tmp_path / "run"))
+
+
+def test_few_bad_images_are_counted(tmp_path):
+    folder = tiny.write_folder(tmp_path / "pairs")
+    (folder / "0003.png").write_bytes(b"broken")
+    clip_jax.pretrain(tiny.config(folder), str(tmp_path / "run"))
+    last = [x for x in read_metrics(str(tmp_path / "run")) if "loss" in x][-1]
+    assert last["data/skipped"] == 2  # 128 examples of 64 pairs
+
+
+def test_divergence_stops_with_status_4(folder, tmp_path):
+    cfg = tiny.config(folder)
+    optim = dataclasses.replace(cfg.optim, max_skipped=2)
+    model = dataclasses.replace(cfg.model, logit_scale_init=float("nan"))
+    cfg = dataclasses.replace(cfg, optim=optim, model=model)
+    with pytest.raises(Stop, match="diverged: 2 steps in a row.*there is no checkpoint yet") as e:
+        clip_jax.pretrain(cfg, str(tmp_path / "run"))
+    assert e.value.status == 4
+
+
+def test_fewer_pairs_than_a_batch(folder, tmp_path):
+    cfg = dataclasses.replace(tiny.config(folder), batch_size=80)
+    with pytest.raises(UserError, match="config.batch_size: 80 is more than the 64 training pairs"):
+        clip_jax.pretrain(cfg, str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_overfit_passes_and_fails(folder, tmp_path, capsys):
+    from clip_jax.config.codec import from_dict, to_config_dict
+
+    config = to_config_dict(tiny.config(folder))
+    overfit(config)
+    config.batch_size, config.data.limit, config.optim.learning_rate = 16, 16, 3e-3
+    clip_jax.pretrain(config, str(tmp_path / "good"))
+    assert "overfit check" in capsys.readouterr().out
+    short = dataclasses.replace(from_dict(config), num_steps=25)
+    with pytest.raises(Stop, match="overfit check: .*not reached; ") as e:
+        clip_jax.pretrain(short, str(tmp_path / "bad"))
+    assert e.value.status == 3
+
+
+def test_eight_devices_give_the_same_losses(folder, finished, tmp_path):
+    cfg = tiny.config(folder)
+    cfg = dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, data=4, fsdp=2))
+    clip_jax.pretrain(cfg, str(tmp_path / "run"))
+    got, want = command.losses(tmp_path / "run"), command.losses(finished)
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-5)
+
+
+def test_a_checkpoint_moves_to_another_mesh(folder, finished, tmp_path, capsys):
+    run = copy(finished, tmp_path)
+    cfg = dataclasses.replace(tiny.config(folder), num_steps=9)
+    cfg = dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, data=2, fsdp=2, tensor=2))
+    clip_jax.pretrain(cfg, str(run), accept_changes=True)
+    assert "resumed from step 8" in capsys.readouterr().out
