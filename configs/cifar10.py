@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     variant(arg, ())
     c = default()
     c.name = "CIFAR-10"
-    c.batch_size, c.num_steps = 128, 2800
+    c.batch_size, c.num_steps = 128, 2600
 
     image = c.model.image
     image.size, image.patch = 32, 8
@@ -31,7 +31,7 @@ def get_config(arg: str = ""):
     image.pool, image.ln_pre, image.activation = "mean", False, "gelu_tanh"
     image.mean, image.std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
     text = c.model.text
-    text.vocab_size, text.context, text.eos_id, text.pad_id = 400, 16, 1, 0
+    text.vocab_size, text.context, text.eos_id, text.pad_id = 400, 14, 1, 0
     text.width, text.layers, text.heads, text.mlp_dim = 128, 1, 4, 512
     text.pool, text.causal, text.activation = "mean", False, "gelu_tanh"
     c.model.embed_dim = 128
@@ -48,5 +48,5 @@ def get_config(arg: str = ""):
     c.optim.weight_decay, c.optim.grad_clip = 0.05, 1.0
 
     c.eval.tasks = (TaskConfig(name="cifar10", classes=CLASSES, templates=TEMPLATES),)
-    c.eval.every = c.checkpoint.every = 700
+    c.eval.every = c.checkpoint.every = 850
     return c

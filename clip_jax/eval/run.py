@@ -76,6 +76,7 @@ def run_tasks(
         metrics[f"{prefix}/bad_images"] = data.num_bad
         more = sorted(set(captions) - set(data.classes)) if task.distractors else []
         if more:
+            metrics[f"{prefix}/seen_classes"] = len(set(captions) & set(data.classes))
             everything = np.concatenate([classes, zeroshot.embed_classes(model, more, task)])
             add("_all", "these and all training captions", everything)
         if samples:

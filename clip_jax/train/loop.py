@@ -75,6 +75,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         job = Job(cfg, workdir, prog, pipeline, checkpoints, lock, signals, line, order)
         if first >= cfg.num_steps:
             report = files.join(workdir, "report.html")
+            if not files.exists(report):
+                job.report_again(state)
             line.say(f"already finished: step {first} of {cfg.num_steps}; report: {report}")
             return state
         return job.train(state, first, position)
@@ -102,7 +104,7 @@ class Job:
         self.line.say(program.memory_line(execute))
         writer = JsonlWriter(self.workdir, attempt=drop_after(self.workdir, first))
         log = Log(self, writer, first)
-        test = open_source(cfg.data.test, index_dir=self._index()) if cfg.eval.tasks else None
+        test = self._test()
         batches = self.pipeline.batches(
             start=position,
             batch_size=cfg.batch_size,
@@ -137,8 +139,14 @@ class Job:
                 if self.signals.status is not None and not last:
                     self.stop(step)
         self.checkpoints.wait()
-        self.finish(result, log)
+        self.finish(result)
         return state
+
+    def report_again(self, state: TrainState) -> None:
+        """Evaluates and reports a run that was killed after its last checkpoint."""
+        test = self._test()
+        with jax.set_mesh(self.prog.mesh):
+            self.finish(self.evaluate(state, test, final=True) if test else Result({}, [], []))
 
     def evaluate(self, state: TrainState, test: Source, *, final: bool) -> Result:
         """Zero-shot scores of the current parameters; the last one also picks samples."""
@@ -173,20 +181,19 @@ class Job:
         status = self.signals.status or INTERRUPTED
         raise Stop(f"{self.signals.name}: saved step {step}; the same command goes on", status)
 
-    def finish(self, result: Result, log: "Log") -> None:
+    def finish(self, result: Result) -> None:
         """Table, report, and the verdict of an overfit check."""
         cfg = self.cfg
         facts = [
             ("steps", f"{cfg.num_steps:,} of {cfg.batch_size:,} pairs"),
             ("training pairs", f"{self.pipeline.size:,}"),
             ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
-            ("training time", f"{log.seconds:.0f} s in the last attempt, compilation left out"),
         ]
-        path, scores = summary.finish(cfg, self.workdir, result, facts)
+        path, scores, seconds = summary.finish(cfg, self.workdir, result, facts)
         self.line.close()
         if scores:
             print(scores)
-        print(f"training took {log.seconds:.0f} s; report: {path}", flush=True)
+        print(f"training took {seconds:.0f} s; report: {path}", flush=True)
         if cfg.overfit:
             lines = [m for m in read_metrics(self.workdir) if "loss" in m]
             passed, text = summary.overfit_verdict(lines)
@@ -194,20 +201,21 @@ class Job:
                 raise Stop(text, CHECK_FAILED)
             print(text)
 
-    def _index(self) -> str:
-        return index_dir(self.workdir)
+    def _test(self) -> Source | None:
+        if not self.cfg.eval.tasks:
+            return None
+        return open_source(self.cfg.data.test, index_dir=index_dir(self.workdir))
 
 
 class Log:
     """Metrics of a step, fetched when the next step is under way, so that nothing waits."""
 
     def __init__(self, job: Job, writer: JsonlWriter, first: int):
-        self._job, self._writer, self._step = job, writer, first
+        self._job, self._writer = job, writer
         self.clock = Clock(job.cfg.batch_size, step=first)
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._bad: collections.Counter[str] = collections.Counter()
         self._seen = 0
-        self.seconds = 0.0
 
     def count(self, host: HostBatch) -> None:
         """Takes note of unusable pairs.
@@ -241,8 +249,6 @@ class Log:
         self._pending = None
         values: dict[str, float | int] = {k: v.item() for k, v in jax.device_get(arrays).items()}
         values |= {**self.clock.lap(step), "data/skipped": self._bad.total()}
-        self.seconds += values["speed/step_s"] * (step - self._step)
-        self._step = step
         memory = jax.local_devices()[0].memory_stats()
         if memory and "peak_bytes_in_use" in memory:
             values["device/peak_bytes"] = memory["peak_bytes_in_use"]

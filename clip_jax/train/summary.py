@@ -17,29 +17,42 @@ GAP = 0.1  # nats above the floor that count as learnt by heart
 
 def finish(
     cfg: Config, workdir: str, result: Result, facts: list[tuple[str, str]]
-) -> tuple[str, str]:
-    """Writes the report. Returns its path and the table of scores as text."""
+) -> tuple[str, str, float]:
+    """Writes the report. Returns its path, the table of scores, and the seconds of training."""
+    metrics = read_metrics(workdir)
+    seconds = training_seconds(metrics)
+    facts = [*facts, ("training time", f"{seconds:.0f} s, without evaluation and compilation")]
     notes = [
         "Chance is one over the number of classes. A tie with another class counts as wrong.",
     ]
-    if any("captions" in r.among for r in result.rows):
+    if any(k.endswith("/seen_classes") and v == 0 for k, v in result.metrics.items()):
         notes.append(
-            "The test classes were held out: neither their captions nor their pictures were seen "
-            "in training. Among all captions most errors go to names that were."
+            "No name of a test class was a caption in training. Among all captions most errors go "
+            "to names that were."
         )
     path = write_report(
         workdir,
         RunReport(
             title=cfg.name,
             summary=[*facts, ("software", _software())],
-            metrics=read_metrics(workdir),
+            metrics=metrics,
             scores=result.rows,
             samples=result.samples,
             notes=notes,
             config=to_dict(cfg),
         ),
     )
-    return path, table(result.rows) if result.rows else ""
+    return path, table(result.rows) if result.rows else "", seconds
+
+
+def training_seconds(metrics: list[dict[str, Any]]) -> float:
+    """Time of all steps of all attempts, evaluation, saving and compilation left out."""
+    total, before = 0.0, 0
+    for line in metrics:
+        if "speed/step_s" in line:
+            total += line["speed/step_s"] * (line["step"] - before)
+            before = line["step"]
+    return total
 
 
 def _software() -> str:

@@ -66,7 +66,7 @@ def test_commands(args, parts, tmp_path, monkeypatch):
             ["--config.data.train.kind=webdataset", "--config.data.train.paths=no-{0..3}.tar"],
             ["no-"],
         ),
-        (["--config.data.train.kind=tfds"], ["tfds"]),
+        (["--config.data.train.kind=tfds"], ["no dataset_info.json"]),
         (["--config.data.group_by=colour"], ["group_by: no such field", "name"]),
         (["--config.tokenizer.path=nowhere.model"], ["config.tokenizer.path", "nowhere.model"]),
         (["--config.model.text.eos_id=5"], ["config.model.text.eos_id: is 5", "is 1"]),

@@ -14,9 +14,8 @@ import tiny
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SMALL = {
-    "folder": ["--config.num_steps=2", "--config.batch_size=16"],
-    "cifar10": ["--config.num_steps=2", "--config.batch_size=16"],
-    "digits": [],
+    name: ["--config.num_steps=2", "--config.batch_size=16", "--config.optim.warmup_steps=1"]
+    for name in ("folder", "cifar10")
 }
 
 

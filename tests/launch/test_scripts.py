@@ -165,6 +165,18 @@ def test_interrupted_installation_starts_over(machine):
     assert machine.calls("-m venv") and not (machine.root / ".venv" / "half").exists()
 
 
+def test_interrupted_change_starts_over(machine):
+    machine.python()
+    machine.call("setup.sh", "base")
+    constraints = machine.root / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# changed\n")
+    assert machine.call("setup.sh", "base", BROKEN="1").returncode == 2
+    constraints.write_text(before)  # what stands is neither the old nor the new
+    assert machine.call("setup.sh", "base").returncode == 0
+    assert machine.calls("-m venv")
+
+
 def test_moved_checkout_starts_over(machine):
     machine.python()
     machine.call("setup.sh", "base")
@@ -206,12 +218,9 @@ def test_demo_runs_the_recipe_with_all_arguments(machine):
     assert machine.calls("JAX_PLATFORMS=tpu")
 
 
-def test_demo_ends_with_the_report_or_the_status_of_the_run(machine):
+def test_demo_ends_with_the_status_of_the_run(machine):
     machine.python()
-    run = machine.root / "runs" / "demo"
-    run.mkdir(parents=True)
-    (run / "report.html").write_text("")
-    assert machine.call("demo.sh").stdout.endswith(f"Report: {run}/report.html\n")
+    assert machine.call("demo.sh").returncode == 0
     done = machine.call("demo.sh", STATUS="42")
     assert (done.returncode, done.stdout) == (42, "")
 

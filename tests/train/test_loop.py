@@ -60,8 +60,15 @@ def test_a_finished_run_does_nothing(finished, tmp_path, folder, capsys):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
-def test_ten_and_ten_are_twenty(folder, finished, tmp_path, monkeypatch):
-    """Stopped after step 4 by a signal, then started again: the same losses to the last bit."""
+def test_a_run_killed_before_its_report_gets_one(finished, tmp_path, folder):
+    run = copy(finished, tmp_path)
+    (run / "report.html").unlink()
+    clip_jax.pretrain(tiny.config(folder), str(run))
+    assert "colours" in (run / "report.html").read_text()
+
+
+def test_stopped_and_started_equals_uninterrupted(folder, finished, tmp_path, monkeypatch):
+    """Stopped after step 3 by a signal, then started again: the same losses to the last bit."""
     run = tmp_path / "run"
     real = loop.Log.keep
 
@@ -162,7 +169,8 @@ def test_overfit_passes_and_fails(folder, tmp_path, capsys):
     config.batch_size, config.data.limit, config.optim.learning_rate = 16, 16, 3e-3
     clip_jax.pretrain(config, str(tmp_path / "good"))
     assert "overfit check" in capsys.readouterr().out
-    short = dataclasses.replace(from_dict(config), num_steps=25)
+    config.num_steps, config.optim.learning_rate = 25, 1e-6
+    short = from_dict(config)
     with pytest.raises(Stop, match="overfit check: .*not reached; ") as e:
         clip_jax.pretrain(short, str(tmp_path / "bad"))
     assert e.value.status == 3
