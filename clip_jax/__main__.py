@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _traceback()
         for line in str(e).splitlines():
             print(f"error: {line}", file=sys.stderr)
-        return e.status
+        return USER
     except Stop as e:
         print(str(e), file=sys.stderr)
         return e.status

@@ -9,14 +9,8 @@ DONE, BUG, USER, CHECK_FAILED, DIVERGED, RESTART, INTERRUPTED = 0, 1, 2, 3, 4, 4
 class UserError(Exception):
     """Something the user can mend: `where: what is wrong (got X); what to do`, on one line.
 
-    Args:
-        message: the line to print, or several findings separated by newlines.
-        status: exit status of the command (2 unless the table of docs/errors.md says otherwise).
+    Several findings are separated by newlines. The command exits with USER.
     """
-
-    def __init__(self, message: str, status: int = USER):
-        super().__init__(message)
-        self.status = status
 
 
 class Stop(Exception):

@@ -44,13 +44,14 @@ def user_errors(path: str) -> Iterator[None]:
         errno.EPERM: "it may not be written; choose another --workdir or mend its permissions",
         errno.EROFS: "the file system is read-only; choose another --workdir",
         errno.ENOTDIR: "a part of the path is a file; choose another --workdir",
+        errno.EEXIST: "is a file, and a folder is needed; choose another --workdir",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter --workdir",
     }
     try:
         yield
     except OSError as e:
-        if e.errno in advice:
-            raise UserError(f"{path}: {advice[e.errno]}") from e
-        raise
+        why = advice.get(e.errno or 0, f"{e.strerror or e}; check the path and its disk")
+        raise UserError(f"{path}: {why}") from e
 
 
 def exists(path: str) -> bool:
@@ -98,15 +99,27 @@ def create(path: str, data: bytes) -> bool:
             return True
         os.makedirs(os.path.dirname(p) or ".", exist_ok=True)
         temporary = f"{p}.tmp-{uuid.uuid4().hex[:8]}"
-        with open(temporary, "wb") as f:
-            f.write(data)
         try:
-            os.link(temporary, p)  # fails if it exists, and never shows half a file
+            with open(temporary, "wb") as f:
+                f.write(data)
+            _link(temporary, p, data)
         except FileExistsError:
             return False
         finally:
-            os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
         return True
+
+
+def _link(temporary: str, path: str, data: bytes) -> None:
+    """Gives `path` the content of `temporary`. Raises FileExistsError if `path` is there."""
+    try:
+        os.link(temporary, path)  # never shows half a file
+    except OSError as e:
+        if isinstance(e, FileExistsError):
+            raise
+        with open(path, "xb") as f:  # disks without hard links: Drive in Colab, gcsfuse, exFAT
+            f.write(data)
 
 
 def remove(path: str) -> None:

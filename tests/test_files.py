@@ -66,6 +66,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+def test_a_disk_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = str(tmp_path / "lock.json")
+    assert files.create(path, b"mine") and not files.create(path, b"theirs")
+    assert files.read_bytes(path) == b"mine" and os.listdir(tmp_path) == ["lock.json"]
+
+
+def test_a_file_in_place_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file, and a folder is needed"):
+        files.write_bytes(str(tmp_path / "file" / "x"), b"y")
+
+
 def test_an_unknown_store():
     with pytest.raises(UserError, match="nosuch://x: cannot be opened"):
         files.exists("nosuch://x")

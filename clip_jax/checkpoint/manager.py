@@ -71,7 +71,12 @@ class Checkpoints:
         folder = files.join(workdir, "checkpoints")
         if not files.is_remote(folder):
             folder = os.path.abspath(folder.removeprefix("file://"))
-        self._folder = epath.Path(folder)
+        try:
+            self._folder = epath.Path(folder)
+        except KeyError as e:  # a scheme that etils does not know
+            raise UserError(
+                f"{workdir}: checkpoints go to local folders, gs:// and s3://; choose one of them"
+            ) from e
         self._keep = keep
         self._saving: int | None = None
         self._manager: ocp.CheckpointManager | None = None

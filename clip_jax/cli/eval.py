@@ -18,7 +18,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="exit with 3 when a score, such as zeroshot/top1=0.75, is below; may be repeated",
     )
-    parser.add_argument("--paths", default="", help="other test data, comma-separated")
+    parser.add_argument(
+        "--paths", action="append", default=[], help="other test data; may be repeated"
+    )
     return parser
 
 
@@ -27,10 +29,9 @@ def main(argv: Sequence[str]) -> int:
     args = _parser().parse_args(list(argv))
     floors = [_floor(x) for x in args.floor]
 
-    from clip_jax.data.sources import open_source
+    from clip_jax.data.sources import all_captions, index_dir, open_source
     from clip_jax.eval.run import choose, run_tasks, table
     from clip_jax.inference.api import load
-    from clip_jax.train.loop import index_dir, training_captions
 
     model = load(args.run)
     cfg = model.config
@@ -39,11 +40,11 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{args.run}: its config has no config.eval.tasks; nothing to evaluate")
     split = cfg.data.test
     if args.paths:
-        split = dataclasses.replace(split, paths=tuple(args.paths.split(",")))
+        split = dataclasses.replace(split, paths=tuple(args.paths))
     captions: list[str] = []
     if any(t.distractors for t in tasks):
-        train = open_source(cfg.data.train, index_dir=index_dir(args.run))
-        captions = sorted(set(training_captions(train, cfg.data.limit or len(train))))
+        train = open_source(cfg.data.train, index_dir=index_dir(args.run), limit=cfg.data.limit)
+        captions = sorted(set(all_captions(train)))
     test = open_source(split, index_dir=index_dir(args.run))
     result = run_tasks(model, test, tasks, captions=captions)
     print(table(result.rows))

@@ -1,5 +1,6 @@
 """Cross-field checks that need no device: all findings in one list, each a line for the user."""
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -38,10 +39,20 @@ def _positive(cfg: Config) -> Iterator[str]:
         for name in ("width", "layers", "heads", "mlp_dim"):
             values[f"model.{tower}.{name}"] = getattr(getattr(cfg.model, tower), name)
     for path, value in values.items():
-        if value <= 0:
+        if not 0 < value < math.inf:
             yield f"config.{path}: must be above 0 (got {value})"
-    if cfg.seed < 0:
-        yield f"config.seed: must not be negative (got {cfg.seed})"
+    if not 0 <= cfg.seed < 2**32:
+        yield f"config.seed: must lie in 0..2**32-1 (got {cfg.seed})"
+    for path, value in {
+        "data.threads": cfg.data.threads,
+        "data.limit": cfg.data.limit,
+        "optim.grad_clip": cfg.optim.grad_clip,
+        "optim.weight_decay": cfg.optim.weight_decay,
+        "optim.warmup_steps": cfg.optim.warmup_steps,
+        "eval.every": cfg.eval.every,
+    }.items():
+        if not 0 <= value < math.inf:
+            yield f"config.{path}: must not be negative (got {value})"
 
 
 def _image(image: ImageConfig) -> Iterator[str]:
@@ -103,17 +114,20 @@ def _rest(cfg: Config) -> Iterator[str]:
             re.compile(pattern)
         except re.error as e:
             yield f"config.optim.decay: not a regular expression ({e}; got '{pattern}')"
-    if not cfg.data.train.paths:
+    if not any(cfg.data.train.paths):
         yield "config.data.train.paths: is empty; give --config.data.train.paths=PATH"
     for name in ("crop_scale", "crop_ratio"):
         value = getattr(cfg.data, name)
-        if value and (len(value) != 2 or not 0 < value[0] <= value[1]):
+        if (value or name == "crop_ratio") and (len(value) != 2 or not 0 < value[0] <= value[1]):
             yield f"config.data.{name}: must be (low, high) with 0 < low <= high (got {value})"
     if cfg.optim.logit_scale_max < 1:
         yield f"config.optim.logit_scale_max: must be >= 1 (got {cfg.optim.logit_scale_max})"
     if not 0 <= cfg.data.max_bad_share <= 1:
         yield f"config.data.max_bad_share: must lie in 0..1 (got {cfg.data.max_bad_share})"
-    if cfg.eval.tasks and not cfg.data.test.paths:
+    names = [t.name for t in cfg.eval.tasks]
+    if len(set(names)) < len(names):
+        yield f"config.eval.tasks: two have the same name (got {', '.join(names)})"
+    if cfg.eval.tasks and not any(cfg.data.test.paths):
         yield "config.data.test.paths: is empty, but config.eval.tasks needs it; give the path"
 
 

@@ -7,6 +7,7 @@ ones that come with the package, `--config=path/to/file.py:arg` any other. `:ove
 import dataclasses
 import importlib.util
 import re
+import traceback
 import typing
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,24 @@ def _call(path: Path, arg: str) -> Any:
         spec.loader.exec_module(module)
     except SyntaxError as e:
         raise UserError(f"{path}:{e.lineno}: {e.msg}; mend the recipe") from e
+    except Exception as e:
+        raise _broken(path, e) from e
     if not hasattr(module, "get_config"):
         raise UserError(f"{path}: no function get_config(arg); a recipe needs one")
-    return module.get_config(arg)
+    try:
+        return module.get_config(arg)
+    except UserError:
+        raise
+    except Exception as e:
+        raise _broken(path, e) from e
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    """The last line of the recipe that the error passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), "?")
+    text = " ".join(str(error).split())
+    return UserError(f"{path}:{line}: {type(error).__name__}: {text}; mend the recipe")
 
 
 def variant(arg: str, known: tuple[str, ...]) -> str:
@@ -148,6 +164,8 @@ def _type_of(path: str) -> Any:
             raise UserError(f"{done}.{bare}: no such field{near(bare, types)}")
         kind, done = types[bare], f"{done}.{name}"
         if bare != name:
+            if typing.get_origin(kind) is not tuple:
+                raise UserError(f"{done}: is not a tuple; leave the [..] out")
             kind = typing.get_args(kind)[0]
     return kind
 
@@ -162,10 +180,13 @@ def _quoted(item: str) -> str:
 def _override(config: Any, overrides: tuple[str, ...]) -> Any:
     values = flags.FlagValues()
     argv = ["clip_jax", *(_quoted(x) for x in overrides)]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
         return values["config"].value
     except (flags.Error, ValueError, TypeError, IndexError) as e:
         text = " ".join(str(e).split())
-        raise UserError(f"{text}; see `clip_jax train --help` for the type of the field") from e
+        where = "" if "--config." in text else f"{', '.join(overrides)}: "
+        raise UserError(
+            f"{where}{text}; see `clip_jax train --help` for the type of the field"
+        ) from e

@@ -118,7 +118,7 @@ class DataConfig:
     )
     crop_ratio: tuple[float, ...] = _field((0.75, 1.3333333), "aspect ratio of that crop")
     flip: bool = _field(False, "mirror half of the images")
-    limit: int = _field(0, "use only the first pairs of the training data; 0 = all")
+    limit: int = _field(0, "use only so many pairs, spread over the training data; 0 = all")
     cache: bool = _field(False, "keep the decoded pairs in memory, for small data")
     threads: int = _field(1, "threads that read and decode; 0 = in the training thread")
     prefetch: int = _field(2, "batches that wait ready")

@@ -51,7 +51,7 @@ class Pipeline:
     @property
     def size(self) -> int:
         """Records in an epoch."""
-        return min(len(self.source), self.data.limit or len(self.source))
+        return len(self.source)
 
     def batches(
         self, *, start: int, batch_size: int, num_steps: int, rows: Sequence[int]

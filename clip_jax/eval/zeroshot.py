@@ -37,19 +37,33 @@ class Score:
     num_images: int
 
 
-def _labels(
-    source: Source, field: str, where: str
-) -> Iterator[tuple[int, Example | None, int | str | None]]:
+def _labels(source: Source, field: str) -> Iterator[tuple[int, Example | None, int | str | None]]:
     for i in range(len(source)):
         try:
             example = source[i]
         except BadRecord:
             yield i, None, None
             continue
-        if field not in example.fields:
+        yield i, example, example.fields.get(field)
+
+
+def check_task(source: Source, task: TaskConfig) -> None:
+    """Looks at the first usable record: a wrong task must not be found after the training.
+
+    Raises:
+        UserError: it lacks the label field, or its class is none of the task's.
+    """
+    where = f"config.eval.tasks[{task.name}]"
+    for _, example, value in _labels(source, task.label_field):
+        if example is None:
+            continue
+        if value is None:
             known = ", ".join(sorted(example.fields)) or "none"
-            raise UserError(f"{where}.label_field: no such field (got '{field}'); here: {known}")
-        yield i, example, example.fields[field]
+            raise UserError(
+                f"{where}.label_field: no such field (got '{task.label_field}'); here: {known}"
+            )
+        _classes([value], task, where)
+        return
 
 
 def embed_split(model: Model, source: Source, task: TaskConfig) -> Labelled:
@@ -70,7 +84,7 @@ def embed_split(model: Model, source: Source, task: TaskConfig) -> Labelled:
             kept.append(model.embed_images(images))
             images.clear()
 
-    for i, example, value in _labels(source, task.label_field, where):
+    for i, example, value in _labels(source, task.label_field):
         try:
             if example is None or value is None:
                 raise UserError("unusable")
@@ -111,8 +125,8 @@ def score(z: np.ndarray, label: np.ndarray, classes: np.ndarray) -> Score:
     """Top-1 and top-5 of embeddings (b, e) with classes `label` (b,) among `classes` (n, e)."""
     logits = z @ classes.T  # (b, n)
     own = np.take_along_axis(logits, label[:, None], axis=1)  # (b, 1)
-    others = logits >= own
-    others[np.arange(len(label)), label] = False  # a tie with another class counts as wrong
+    others = ~(logits < own)  # a tie with another class is wrong, and so is what is no number
+    others[np.arange(len(label)), label] = False
     rank = others.sum(axis=1)
     return Score(float((rank < 1).mean()), float((rank < 5).mean()), len(classes), len(label))
 

@@ -6,7 +6,6 @@ Work goes in padded batches of one size, so each function compiles once.
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax import files
 from clip_jax.checkpoint.manager import Checkpoints
-from clip_jax.config.codec import from_dict
 from clip_jax.config.schema import Config, MeshConfig
+from clip_jax.config.stored import read_config
 from clip_jax.data.feed import put
 from clip_jax.data.record import BadRecord, decode_image
 from clip_jax.data.transforms import evaluation_box, resized
@@ -158,10 +157,7 @@ def load(run: str, *, step: int | None = None) -> Model:
     Raises:
         UserError: no run, or no checkpoint, lies there.
     """
-    try:
-        cfg = from_dict(json.loads(files.read_bytes(files.join(run, "config.json"))))
-    except FileNotFoundError as e:
-        raise UserError(f"{run}: no config.json, so no run lies there; check the path") from e
+    cfg = read_config(run)
     mesh = make_mesh(MeshConfig())
     model = dual.build(cfg.model)
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))

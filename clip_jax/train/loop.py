@@ -8,6 +8,7 @@ import collections
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,13 +16,14 @@ import jax
 from clip_jax import files
 from clip_jax.checkpoint.lock import WorkdirLock, hold
 from clip_jax.checkpoint.manager import Checkpoints
-from clip_jax.config import load
 from clip_jax.config.schema import Config
+from clip_jax.config.stored import read_config, write_config
 from clip_jax.data.feed import feed, host_rows
 from clip_jax.data.pipeline import HostBatch, Pipeline
-from clip_jax.data.sources import Source, open_source
+from clip_jax.data.sources import Source, all_captions, index_dir, open_source
 from clip_jax.errors import CHECK_FAILED, DIVERGED, INTERRUPTED, Stop, UserError
 from clip_jax.eval.run import Result, run_tasks
+from clip_jax.eval.zeroshot import check_task
 from clip_jax.inference.api import TOKENIZER_FILE, Model
 from clip_jax.metrics.clock import Clock
 from clip_jax.metrics.writers import JsonlWriter, LiveLine, drop_after, read_metrics
@@ -43,18 +45,21 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         UserError: what the user can mend.
         Stop: stopped by a signal (42, 130), diverged (4), or failed the overfit check (3).
     """
-    load.checked(cfg)
-    mesh = make_mesh(cfg.mesh)
-    prog = program.build(cfg, mesh)
-    with contextlib.ExitStack() as stack:
+    if jax.process_count() > 1:
+        raise UserError("clip_jax train: runs in one process so far; start one, on all its devices")
+    with _out_of_memory(), contextlib.ExitStack() as stack:
+        mesh = make_mesh(cfg.mesh)
+        prog = program.build(cfg, mesh)
         line = LiveLine(cfg.num_steps, sys.stdout)
         stack.callback(line.close)
         lock = stack.enter_context(hold(workdir, line.say))
         signals = stack.enter_context(Signals())
-        _accept_config(cfg, workdir, accept_changes, line)
-        source = open_train_source(cfg, workdir)
         checkpoints = Checkpoints(workdir, keep=cfg.checkpoint.keep)
         stack.callback(checkpoints.close)
+        if checkpoints.steps():  # a first start that failed leaves nothing to agree with
+            for text in start.check_same_run(read_config(workdir), cfg, accept_changes):
+                line.say(f"changed: {text}")
+        source = open_source(cfg.data.train, index_dir=index_dir(workdir), limit=cfg.data.limit)
         restored = start.restore(checkpoints, _items(prog.abstract), line.say)
         stored = restored.extra_files[TOKENIZER_FILE] if restored else None
         tokenizer = make_tokenizer(cfg, source, stored)
@@ -71,15 +76,14 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             with jax.set_mesh(mesh):
                 state = init_state(prog.init, prog.abstract, cfg.seed)
             position, first = 0, 0
-        files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
         job = Job(cfg, workdir, prog, pipeline, checkpoints, lock, signals, line, order)
-        if first >= cfg.num_steps:
-            report = files.join(workdir, "report.html")
-            if not files.exists(report):
-                job.report_again(state)
-            line.say(f"already finished: step {first} of {cfg.num_steps}; report: {report}")
-            return state
-        return job.train(state, first, position)
+        test = job.test_source()
+        write_config(workdir, cfg)
+        files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
+        if first < cfg.num_steps:
+            state = job.train(state, test, first, position)
+        job.conclude(state, test)
+        return state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +100,18 @@ class Job:
     line: LiveLine
     order: dict[str, Any]
 
-    def train(self, state: TrainState, first: int, position: int) -> TrainState:
+    def train(
+        self, state: TrainState, test: Source | None, first: int, position: int
+    ) -> TrainState:
         """From step `first` to the end."""
         cfg, prog = self.cfg, self.prog
         self.line.say(plan_line(cfg, prog, self.pipeline.size, first))
+        files.remove(files.join(self.workdir, "report.html"))  # that of a shorter run
         execute = prog.compile()
         self.line.say(program.memory_line(execute))
         writer = JsonlWriter(self.workdir, attempt=drop_after(self.workdir, first))
-        log = Log(self, writer, first)
-        test = self._test()
+        if first and self.evaluation_due(first):  # killed between a checkpoint and its scores
+            self.evaluate(state, test, first, writer)
         batches = self.pipeline.batches(
             start=position,
             batch_size=cfg.batch_size,
@@ -112,7 +119,7 @@ class Job:
             rows=host_rows(cfg.batch_size, prog.mesh),
         )
         stream = feed(batches, prog.mesh)
-        result = Result({}, [], [])
+        log = Log(self, writer, first)
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"):
             for step in range(first + 1, cfg.num_steps + 1):
                 with log.clock.waiting():
@@ -124,49 +131,44 @@ class Job:
                 log.flush()  # the line of an earlier step: its arrays are ready by now
                 if step % cfg.log.every == 0 or last or step == first + 1:
                     log.keep(step, metrics)
-                evaluate = test is not None and (
-                    last or (cfg.eval.every and step % cfg.eval.every == 0)
-                )
-                save = last or step % cfg.checkpoint.every == 0 or self.signals.status is not None
-                if evaluate or save:
+                stop = self.signals.status is not None
+                save = last or stop or step % cfg.checkpoint.every == 0
+                evaluate = self.evaluation_due(step) and not last and not stop
+                if save or evaluate:
                     log.flush()
                 with log.clock.paused():
-                    if evaluate and test is not None:
-                        result = self.evaluate(state, test, final=last)
-                        writer.write(step, result.metrics)
                     if save:
                         self.save(step, state, position)
-                if self.signals.status is not None and not last:
-                    self.stop(step)
+                    if stop and not last:
+                        self.stop(step)
+                    if evaluate:
+                        self.evaluate(state, test, step, writer)
         self.checkpoints.wait()
-        self.finish(result)
         return state
 
-    def report_again(self, state: TrainState) -> None:
-        """Evaluates and reports a run that was killed after its last checkpoint."""
-        test = self._test()
-        with jax.set_mesh(self.prog.mesh):
-            self.finish(self.evaluate(state, test, final=True) if test else Result({}, [], []))
+    def evaluation_due(self, step: int) -> bool:
+        """Whether the scores of `step` belong into the metrics and are not there yet."""
+        every = self.cfg.eval.every
+        if not self.cfg.eval.tasks or not every or step % every:
+            return False
+        written = read_metrics(self.workdir)
+        return not any(m["step"] == step and is_scores(m) for m in written)
 
-    def evaluate(self, state: TrainState, test: Source, *, final: bool) -> Result:
-        """Zero-shot scores of the current parameters; the last one also picks samples."""
-        model = Model(
-            self.cfg,
-            state.params,
-            self.pipeline.tokenizer,
-            self.prog.mesh,
-            self.cfg.eval.batch_size,
-        )
-        tasks = self.cfg.eval.tasks
-        captions: list[str] = []
-        if final and any(t.distractors for t in tasks):
-            captions = sorted(set(training_captions(self.pipeline.source, self.pipeline.size)))
-        result = run_tasks(model, test, tasks, captions=captions, samples=final)
-        scores = [f"{k.removeprefix('eval/')} {100 * v:.1f} %" for k, v in result.metrics.items()
-                  if "/top" in k]  # fmt: skip
-        if not final:
-            self.line.say(f"step {int(jax.device_get(state.step))}: {', '.join(scores)}")
-        return result
+    def evaluate(
+        self, state: TrainState, test: Source | None, step: int, writer: JsonlWriter
+    ) -> None:
+        """Zero-shot scores of the current parameters into the metrics."""
+        if test is not None:
+            result = run_tasks(self.model(state), test, self.cfg.eval.tasks)
+            writer.write(step, result.metrics)
+            top = {k: v for k, v in result.metrics.items() if "/top" in k}
+            text = ", ".join(f"{k.removeprefix('eval/')} {100 * v:.1f} %" for k, v in top.items())
+            self.line.say(f"step {step}: {text}")
+
+    def model(self, state: TrainState) -> Model:
+        """The current parameters, ready to use."""
+        tokenizer = self.pipeline.tokenizer
+        return Model(self.cfg, state.params, tokenizer, self.prog.mesh, self.cfg.eval.batch_size)
 
     def save(self, step: int, state: TrainState, position: int) -> None:
         """Starts an asynchronous checkpoint."""
@@ -181,30 +183,49 @@ class Job:
         status = self.signals.status or INTERRUPTED
         raise Stop(f"{self.signals.name}: saved step {step}; the same command goes on", status)
 
-    def finish(self, result: Result) -> None:
-        """Table, report, and the verdict of an overfit check."""
-        cfg = self.cfg
-        facts = [
-            ("steps", f"{cfg.num_steps:,} of {cfg.batch_size:,} pairs"),
-            ("training pairs", f"{self.pipeline.size:,}"),
-            ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
-        ]
-        path, scores, seconds = summary.finish(cfg, self.workdir, result, facts)
-        self.line.close()
-        if scores:
-            print(scores)
-        print(f"training took {seconds:.0f} s; report: {path}", flush=True)
+    def conclude(self, state: TrainState, test: Source | None) -> None:
+        """Final scores, table and report, unless they stand; and the verdict of `:overfit`."""
+        cfg, path = self.cfg, files.join(self.workdir, "report.html")
+        if files.exists(path):
+            self.line.say(f"already finished: step {cfg.num_steps}; report: {path}")
+        else:
+            result = Result({}, [], [])
+            if test is not None:
+                tasks = cfg.eval.tasks
+                wanted = any(t.distractors for t in tasks)
+                captions = sorted(set(all_captions(self.pipeline.source))) if wanted else []
+                with jax.set_mesh(self.prog.mesh):
+                    model = self.model(state)
+                    result = run_tasks(model, test, tasks, captions=captions, samples=True)
+                attempt = drop_after(self.workdir, cfg.num_steps) - 1
+                if not any(
+                    m["step"] == cfg.num_steps and is_scores(m) for m in read_metrics(self.workdir)
+                ):
+                    JsonlWriter(self.workdir, attempt).write(cfg.num_steps, result.metrics)
+            facts = [
+                ("steps", f"{cfg.num_steps:,} of {cfg.batch_size:,} pairs"),
+                ("training pairs", f"{self.pipeline.size:,}"),
+                ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
+            ]
+            scores, seconds = summary.finish(cfg, self.workdir, result, facts)
+            self.line.close()
+            if scores:
+                print(scores)
+            print(f"training took {seconds:.0f} s; report: {path}", flush=True)
         if cfg.overfit:
-            lines = [m for m in read_metrics(self.workdir) if "loss" in m]
-            passed, text = summary.overfit_verdict(lines)
+            passed, text = summary.overfit_verdict(read_metrics(self.workdir), cfg.batch_size)
             if not passed:
                 raise Stop(text, CHECK_FAILED)
             print(text)
 
-    def _test(self) -> Source | None:
+    def test_source(self) -> Source | None:
+        """The test split, with each task tried on its first record; None without tasks."""
         if not self.cfg.eval.tasks:
             return None
-        return open_source(self.cfg.data.test, index_dir=index_dir(self.workdir))
+        source = open_source(self.cfg.data.test, index_dir=index_dir(self.workdir))
+        for task in self.cfg.eval.tasks:
+            check_task(source, task)
+        return source
 
 
 class Log:
@@ -265,22 +286,6 @@ class Log:
             )
 
 
-def open_train_source(cfg: Config, workdir: str) -> Source:
-    """The training pairs."""
-    return open_source(cfg.data.train, index_dir=index_dir(workdir))
-
-
-def index_dir(workdir: str) -> str:
-    """Folder for indexes of shards that lie in a read-only place; '' for a remote workdir."""
-    return "" if files.is_remote(workdir) else files.join(workdir, "index")
-
-
-def training_captions(source: Source, size: int) -> Any:
-    """All captions of the first `size` records, in their order."""
-    for i in range(size):
-        yield from source.texts(i)
-
-
 def make_tokenizer(cfg: Config, source: Source, stored: bytes | None) -> Tokenizer:
     """The run's tokenizer, checked against the text tower.
 
@@ -288,11 +293,10 @@ def make_tokenizer(cfg: Config, source: Source, stored: bytes | None) -> Tokeniz
         UserError: ids of the tokenizer do not fit the tower.
     """
     text = cfg.model.text
-    size = min(len(source), cfg.data.limit or len(source))
     tokenizer = build_tokenizer(
         cfg.tokenizer,
         vocab_size=text.vocab_size,
-        captions=training_captions(source, size),
+        captions=all_captions(source),
         stored=stored,
     )
     for name in ("eos_id", "pad_id"):
@@ -325,11 +329,23 @@ def plan_line(cfg: Config, prog: program.Program, size: int, first: int) -> str:
     )
 
 
-def _accept_config(cfg: Config, workdir: str, accept_changes: bool, line: LiveLine) -> None:
-    if files.exists(start.config_path(workdir)):
-        for text in start.check_same_run(start.read_config(workdir), cfg, accept_changes):
-            line.say(f"changed: {text}")
-    start.write_config(workdir, cfg)
+def is_scores(line: dict[str, Any]) -> bool:
+    """Whether a line of the metrics holds scores of an evaluation."""
+    return any(k.startswith("eval/") for k in line)
+
+
+@contextlib.contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """One line instead of the allocator's pages."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        raise UserError(
+            "device memory: not enough for this run; lower config.batch_size, set "
+            "config.model.remat=full, or raise config.mesh.fsdp"
+        ) from e
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -343,6 +359,6 @@ def _state(items: dict[str, Any]) -> TrainState:
 
 
 def _tokenizer_name(cfg: Config) -> str:
-    return {"sentencepiece": "tokenizer.model", "clip_bpe": "merges.txt.gz"}.get(
+    return {"sentencepiece": "tokenizer.model", "clip_bpe": "merges.txt"}.get(
         cfg.tokenizer.kind, "tokenizer.bin"
     )

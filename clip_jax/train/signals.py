@@ -40,3 +40,5 @@ class Signals:
             os._exit(INTERRUPTED)  # the checkpoints on disk are whole: an unfinished one is not one
         self.status = _STATUS[signal.Signals(number)]
         self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        more = "; once more exits at once" if number == signal.SIGINT else ""
+        os.write(2, f"{self.name}: saving after this step{more}\n".encode())  # safe in a handler

@@ -9,9 +9,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from clip_jax import files
 from clip_jax.checkpoint.manager import Checkpoints, Restored
-from clip_jax.config.codec import differences, flatten, from_dict, to_dict
+from clip_jax.config.codec import differences, flatten
 from clip_jax.config.schema import Config
 from clip_jax.data.pipeline import Pipeline
 from clip_jax.errors import UserError
@@ -20,25 +19,6 @@ FREE = ("log", "eval", "checkpoint", "mesh", "name")
 FREE_FIELDS = ("model.remat", "model.unroll", "data.cache", "data.threads", "data.prefetch",
                "data.max_bad_share", "data.train.paths", "tokenizer.path")  # fmt: skip
 REFUSED = ("model", "tokenizer", "data", "seed", "loss")
-
-
-def config_path(workdir: str) -> str:
-    """Where the resolved config of a run lies."""
-    return files.join(workdir, "config.json")
-
-
-def read_config(workdir: str) -> Config:
-    """The config of a run.
-
-    Raises:
-        UserError: no run lies there.
-    """
-    try:
-        return from_dict(json.loads(files.read_bytes(config_path(workdir))))
-    except FileNotFoundError as e:
-        raise UserError(f"{workdir}: no config.json, so no run lies there; check the path") from e
-    except ValueError as e:
-        raise UserError(f"{config_path(workdir)}: not JSON ({e}); restore or remove it") from e
 
 
 def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
@@ -104,11 +84,6 @@ def restore(
     if restored is not None:
         say(f"resumed from step {restored.step}")
     return restored
-
-
-def write_config(workdir: str, cfg: Config) -> None:
-    """The fully resolved config, before step 0."""
-    files.write_bytes(config_path(workdir), json.dumps(to_dict(cfg), indent=1).encode() + b"\n")
 
 
 def config_lines(cfg: Config) -> str:

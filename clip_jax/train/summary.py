@@ -1,6 +1,7 @@
 """The end of a run: the table on the terminal, and report.html."""
 
 import importlib.metadata
+import math
 import platform
 from typing import Any
 
@@ -17,8 +18,8 @@ GAP = 0.1  # nats above the floor that count as learnt by heart
 
 def finish(
     cfg: Config, workdir: str, result: Result, facts: list[tuple[str, str]]
-) -> tuple[str, str, float]:
-    """Writes the report. Returns its path, the table of scores, and the seconds of training."""
+) -> tuple[str, float]:
+    """Writes the report. Returns the table of scores and the seconds of training."""
     metrics = read_metrics(workdir)
     seconds = training_seconds(metrics)
     facts = [*facts, ("training time", f"{seconds:.0f} s, without evaluation and compilation")]
@@ -30,7 +31,7 @@ def finish(
             "No name of a test class was a caption in training. Among all captions most errors go "
             "to names that were."
         )
-    path = write_report(
+    write_report(
         workdir,
         RunReport(
             title=cfg.name,
@@ -42,16 +43,17 @@ def finish(
             config=to_dict(cfg),
         ),
     )
-    return path, table(result.rows) if result.rows else "", seconds
+    return table(result.rows) if result.rows else "", seconds
 
 
 def training_seconds(metrics: list[dict[str, Any]]) -> float:
     """Time of all steps of all attempts, evaluation, saving and compilation left out."""
-    total, before = 0.0, 0
-    for line in metrics:
-        if "speed/step_s" in line:
-            total += line["speed/step_s"] * (line["step"] - before)
-            before = line["step"]
+    total, before, attempt = 0.0, 0, 0
+    for line in (m for m in metrics if "speed/step_s" in m):
+        if line["attempt"] != attempt:  # an attempt always logs its first step
+            before, attempt = line["step"] - 1, line["attempt"]
+        total += line["speed/step_s"] * (line["step"] - before)
+        before = line["step"]
     return total
 
 
@@ -67,19 +69,20 @@ def _software() -> str:
     return ", ".join([*found, f"Python {platform.python_version()}", f"on {device}"])
 
 
-def overfit_verdict(metrics: list[dict[str, Any]]) -> tuple[bool, str]:
+def overfit_verdict(metrics: list[dict[str, Any]], batch_size: int) -> tuple[bool, str]:
     """Whether the training loss came near its floor, and what to look at if not."""
+    metrics = [m for m in metrics if "loss" in m]
     last = metrics[-1]
-    gap = last["loss"] - last["loss_floor"]
-    text = f"overfit check: loss {last['loss']:.3f}, lowest possible {last['loss_floor']:.3f}"
+    floor = last.get("loss_floor", 0.0)  # a loss of the user's own need not tell one
+    gap = last["loss"] - floor
+    text = f"overfit check: loss {last['loss']:.3f}, lowest possible {floor:.3f}"
+    if floor > math.log(batch_size / 2):
+        return False, f"{text}: says nothing, since most captions are equal; look at the captions"
     if gap < GAP:
         return True, f"{text}: passed"
-    falling = (
-        len(metrics) > 1 and gap < metrics[len(metrics) // 2]["loss"] - last["loss_floor"] - GAP
-    )
-    if falling:
+    if gap < metrics[len(metrics) // 2]["loss"] - floor - GAP:
         advice = "it still falls: give more steps with --config.num_steps"
-    elif last["accuracy/image_to_text"] < 0.2:
+    elif last.get("accuracy/image_to_text", 0.0) < 0.2:
         advice = (
             "almost nothing is learnt: look for equal images under different captions, captions "
             "cut by model.text.context, or a learning rate that does not fit"

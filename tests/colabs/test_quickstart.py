@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 
 import command
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "colabs" / "quickstart.ipynb"
 
@@ -18,6 +16,9 @@ def test_outputs_are_stripped():
 
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path, monkeypatch):
+    import nbformat  # here: the environment of the parity tests lacks them
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for name, value in command.environment(STEPS="30", FOLDER="", WORKDIR="run").items():
         monkeypatch.setenv(name, value)

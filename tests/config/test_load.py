@@ -71,6 +71,8 @@ def test_variants(tmp_path):
         ("digits", ("--config.batch_size=many",), "config.batch_size.*'many'"),
         ("digits", ("--config.seed=1", "--config.seed=2"), "--config.seed: given twice"),
         ("digits", ("--config.data.kind",), "config.data.kind: no such field"),
+        ("digits", ("--config.eval.tasks[5].name=x",), "config.eval.tasks[5].name"),
+        ("digits", ("--config.data.train[0].paths=a",), "config.data.train[0]: is not a tuple"),
         ("digits", ("--config.batch_size=0",), "config.batch_size: must be above 0 (got 0)"),
     ],
 )
@@ -91,6 +93,9 @@ def test_a_broken_recipe(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def get_config(:\n")
     with pytest.raises(UserError, match=r"mine.py:1: "):
+        load(str(path))
+    path.write_text("def get_config(arg):\n    return nothing\n")
+    with pytest.raises(UserError, match=r"mine.py:2: NameError: .*'nothing'.*; mend the recipe"):
         load(str(path))
     path.write_text("x = 1\n")
     with pytest.raises(UserError, match="no function get_config"):

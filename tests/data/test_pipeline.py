@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
 
 def pipeline(folder, seed=3, **changes):
     data = DataConfig(train=SplitConfig(kind="folder", paths=(str(folder),)), **changes)
-    return Pipeline(open_source(data.train, index_dir=""), Letters(), data, IMAGE, 24, seed)
+    source = open_source(data.train, index_dir="", limit=data.limit)
+    return Pipeline(source, Letters(), data, IMAGE, 24, seed)
 
 
 def batches(p, start=0, rows=range(12), num_steps=6):
@@ -147,9 +148,10 @@ def test_only_broken_images_end_the_run(tmp_path):
         batches(pipeline(folder, threads=0))
 
 
-def test_limit_uses_the_first_records(folder):
-    p = pipeline(folder, limit=5)
-    texts = {t for i in range(5) for t in p.source.texts(i)}
+def test_limit_spreads_over_the_data(folder):
+    whole, p = pipeline(folder), pipeline(folder, limit=5)
+    texts = {t for i in (0, 10, 20, 30, 40) for t in whole.source.texts(i)}
+    assert p.source.fingerprint != whole.source.fingerprint
     assert p.size == 5
     for batch in batches(p):
         for row in batch.arrays["text"]:

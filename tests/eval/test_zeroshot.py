@@ -31,6 +31,12 @@ def test_a_tie_is_wrong():
     assert score(z, np.array([0]), classes).top1 == 0.0
 
 
+def test_what_is_no_number_is_wrong():
+    z = np.array([[np.nan, 1.0], [1.0, 0.0]])
+    assert score(z, np.array([0, 0]), np.eye(2)).top1 == 0.5
+    assert score(z[1:], np.array([0]), np.full((2, 2), np.nan)).top1 == 0.0
+
+
 def test_classes_from_values_or_by_number_or_name():
     names, label = _classes(["b", "a", "b"], TaskConfig(), "x")
     assert names == ("a", "b") and label.tolist() == [1, 0, 1]

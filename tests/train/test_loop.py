@@ -56,7 +56,7 @@ def test_a_finished_run_does_nothing(finished, tmp_path, folder, capsys):
     run = copy(finished, tmp_path)
     before = (run / "metrics.jsonl").read_bytes()
     clip_jax.pretrain(tiny.config(folder), str(run))
-    assert "already finished: step 8 of 8" in capsys.readouterr().out
+    assert "already finished: step 8; report: " in capsys.readouterr().out
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
@@ -190,3 +190,34 @@ def test_a_checkpoint_moves_to_another_mesh(folder, finished, tmp_path, capsys):
     cfg = dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, data=2, fsdp=2, tensor=2))
     clip_jax.pretrain(cfg, str(run), accept_changes=True)
     assert "resumed from step 8" in capsys.readouterr().out
+
+
+def test_a_failed_first_start_does_not_bind_the_workdir(folder, tmp_path):
+    cfg = tiny.config(folder)
+    with pytest.raises(UserError, match="config.batch_size"):
+        clip_jax.pretrain(dataclasses.replace(cfg, batch_size=80), str(tmp_path / "run"))
+    clip_jax.pretrain(dataclasses.replace(cfg, num_steps=3), str(tmp_path / "run"))
+
+
+def test_a_refused_restart_leaves_the_config_alone(finished, folder, tmp_path):
+    run = copy(finished, tmp_path)
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(UserError):
+        clip_jax.pretrain(tiny.config(folder, seed=3), str(run))
+    assert (run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label_field": "colour"}, "label_field: no such field .*'colour'.*here: name"),
+        ({"classes": ("cat", "dog")}, "classes: the data has other classes"),
+    ],
+)
+def test_a_wrong_task_is_found_before_training(folder, tmp_path, change, message):
+    cfg = tiny.config(folder)
+    task = dataclasses.replace(cfg.eval.tasks[0], **change)
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, tasks=(task,)))
+    with pytest.raises(UserError, match=message):
+        clip_jax.pretrain(cfg, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

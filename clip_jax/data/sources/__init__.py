@@ -3,9 +3,10 @@
 Costs: opening reads indexes, never images; see each kind for its memory and its rates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from clip_jax import files
 from clip_jax.config.extend import resolve
 from clip_jax.config.schema import SplitConfig
 from clip_jax.data.record import Example
@@ -44,12 +45,34 @@ SOURCES: dict[str, Callable[[SplitConfig, str], Source]] = {
 }
 
 
-def open_source(cfg: SplitConfig, *, index_dir: str) -> Source:
+class Limited:
+    """`size` records of a source, spread evenly over it: sorted data keeps its variety."""
+
+    def __init__(self, source: Source, size: int):
+        self._source, self._size = source, min(size, len(source))
+        self.fingerprint = f"{source.fingerprint}, {self._size} of {len(source)}"
+
+    def _number(self, i: int) -> int:
+        return i * len(self._source) // self._size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, i: int) -> Example:
+        return self._source[self._number(i)]
+
+    def texts(self, i: int) -> tuple[str, ...]:
+        """Captions only."""
+        return self._source.texts(self._number(i))
+
+
+def open_source(cfg: SplitConfig, *, index_dir: str, limit: int = 0) -> Source:
     """Opens the pairs of a split.
 
     Args:
         cfg: kind, paths and fields.
         index_dir: folder of the run for indexes that cannot lie beside the data; "" = none.
+        limit: use only so many records, spread over the data; 0 = all.
 
     Raises:
         UserError: an unknown kind, no paths, data that cannot be read, or no examples.
@@ -61,4 +84,15 @@ def open_source(cfg: SplitConfig, *, index_dir: str) -> Source:
     if len(source) == 0:
         where = ", ".join(cfg.paths) or cfg.kind
         raise UserError(f"{where}: holds no examples; name data with at least one pair")
-    return source
+    return Limited(source, limit) if limit else source
+
+
+def all_captions(source: Source) -> Iterator[str]:
+    """Every caption, in the order of the records."""
+    for i in range(len(source)):
+        yield from source.texts(i)
+
+
+def index_dir(workdir: str) -> str:
+    """Folder of a run for indexes of read-only shards; '' for a remote workdir."""
+    return "" if files.is_remote(workdir) else files.join(workdir, "index")

@@ -1,0 +1,39 @@
+"""Training time over attempts, and the verdict of :overfit."""
+
+import math
+
+import pytest
+
+from clip_jax.train.summary import overfit_verdict, training_seconds
+
+pytestmark = pytest.mark.core
+
+
+def test_seconds_count_each_step_once():
+    line = lambda step, attempt, s: {"step": step, "attempt": attempt, "speed/step_s": s}  # noqa: E731
+    lines = [line(1, 1, 9.0), line(10, 1, 2.0), {"step": 10, "attempt": 1, "eval/a/top1": 0.5}]
+    assert training_seconds(lines) == 9 + 9 * 2
+    lines += [line(15, 2, 4.0), line(20, 2, 1.0)]  # stopped after 14: 11..14 were not logged
+    assert training_seconds(lines) == 27 + 4 + 5
+
+
+def verdict(first, last, floor=0.0, accuracy=1.0, batch_size=128):
+    keys = {"loss_floor": floor, "accuracy/image_to_text": accuracy}
+    return overfit_verdict([{"loss": first, **keys}, {"loss": first, **keys},
+                            {"loss": last, **keys}], batch_size)  # fmt: skip
+
+
+def test_verdicts():
+    assert verdict(4.0, 0.05)[0] and verdict(4.0, 1.05, floor=1.0)[0]
+    for args, words in (
+        ({"first": 4.0, "last": 1.0}, "it still falls"),
+        ({"first": 4.0, "last": 3.99, "accuracy": 0.01}, "almost nothing is learnt"),
+        ({"first": 1.0, "last": 0.99}, "cannot be told apart"),
+        ({"first": 4.9, "last": math.log(128), "floor": math.log(128)}, "says nothing"),
+    ):
+        passed, text = verdict(**args)
+        assert not passed and words in text
+
+
+def test_a_loss_without_a_floor():
+    assert overfit_verdict([{"loss": 0.01}], 128)[0]
