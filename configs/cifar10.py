@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     variant(arg, ())
     c = default()
     c.name = "CIFAR-10"
-    c.batch_size, c.num_steps = 128, 2600
+    c.batch_size, c.num_steps = 128, 2350
 
     image = c.model.image
     image.size, image.patch = 32, 8
@@ -48,5 +48,5 @@ def get_config(arg: str = ""):
     c.optim.weight_decay, c.optim.grad_clip = 0.05, 1.0
 
     c.eval.tasks = (TaskConfig(name="cifar10", classes=CLASSES, templates=TEMPLATES),)
-    c.eval.every = c.checkpoint.every = 850
+    c.eval.every = c.checkpoint.every = 800
     return c
