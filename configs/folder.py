@@ -19,12 +19,14 @@ def get_config(arg: str = ""):
     image = c.model.image
     image.size, image.patch = 64, 16
     image.width, image.layers, image.heads, image.mlp_dim = 192, 4, 6, 768
-    image.pool, image.ln_pre, image.activation = "mean", False, "gelu_tanh"
+    image.class_token, image.ln_pre, image.pool = False, False, "mean"
+    image.activation = "gelu_tanh"
     image.mean, image.std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     text = c.model.text
     text.vocab_size, text.context, text.eos_id, text.pad_id = 2000, 32, 1, 0
     text.width, text.layers, text.heads, text.mlp_dim = 192, 2, 6, 768
-    text.pool, text.causal, text.activation = "mean", False, "gelu_tanh"
+    text.causal, text.mask_pads, text.pool = False, True, "mean"
+    text.activation = "gelu_tanh"
     c.model.embed_dim = 192
     c.model.unroll = 4
 

@@ -48,7 +48,15 @@ def write_folder(folder: Path, count: int = 64) -> Path:
 def model() -> schema.ModelConfig:
     """About 10,000 parameters."""
     image = schema.ImageConfig(
-        size=16, patch=8, width=16, layers=2, heads=2, mlp_dim=32, pool="mean", ln_pre=False
+        size=16,
+        patch=8,
+        width=16,
+        layers=2,
+        heads=2,
+        mlp_dim=32,
+        class_token=False,
+        ln_pre=False,
+        pool="mean",
     )
     text = schema.TextConfig(
         context=8,
@@ -59,6 +67,7 @@ def model() -> schema.ModelConfig:
         mlp_dim=32,
         pool="mean",
         causal=False,
+        mask_pads=True,
         eos_id=1,
     )
     return schema.ModelConfig(image=image, text=text, embed_dim=16)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from clip_jax.config.schema import Config, ImageConfig, TaskConfig, TextConfig
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
+PROJECTIONS = ("linear", "bias", "none")
 
 
 def findings(cfg: Config) -> list[str]:
@@ -44,6 +45,9 @@ def _positive(cfg: Config) -> Iterator[str]:
     if not 0 <= cfg.seed < 2**32:
         yield f"config.seed: must lie in 0..2**32-1 (got {cfg.seed})"
     for path, value in {
+        "model.image.columns": cfg.model.image.columns,
+        "model.image.registers": cfg.model.image.registers,
+        "model.image.layer_scale": cfg.model.image.layer_scale,
         "data.threads": cfg.data.threads,
         "data.limit": cfg.data.limit,
         "optim.grad_clip": cfg.optim.grad_clip,
@@ -56,10 +60,10 @@ def _positive(cfg: Config) -> Iterator[str]:
 
 
 def _image(image: ImageConfig) -> Iterator[str]:
-    if image.patch <= 0 or image.size < image.patch or image.size % image.patch:
-        yield (
-            f"config.model.image.size: must be a multiple of patch={image.patch} (got {image.size})"
-        )
+    if image.kind == "vit":
+        yield from _vit(image)
+    if image.kind == "resnet":
+        yield from _resnet(image)
     if image.channels not in (1, 3):
         yield f"config.model.image.channels: must be 1 or 3 (got {image.channels})"
     for name in ("mean", "std"):
@@ -68,8 +72,33 @@ def _image(image: ImageConfig) -> Iterator[str]:
                 f"config.model.image.{name}: needs one value per channel "
                 f"(got {len(getattr(image, name))} for {image.channels})"
             )
+
+
+def _vit(image: ImageConfig) -> Iterator[str]:
+    for name, pixels in (("size", image.size), ("columns", image.columns or image.size)):
+        if image.patch <= 0 or pixels < image.patch:
+            yield f"config.model.image.{name}: must be at least patch={image.patch} (got {pixels})"
     if image.heads > 0 and image.width % image.heads:
         yield f"config.model.image.width: must be a multiple of heads={image.heads}"
+    if image.pool == "cls" and not image.class_token:
+        yield "config.model.image.pool: 'cls' needs class_token=True; set it, or pool 'mean'"
+    if image.posemb != "learned" and image.width % 4:
+        yield f"config.model.image.width: a fixed posemb needs a multiple of 4 (got {image.width})"
+    if not 0 <= image.patch_dropout < 1:
+        yield f"config.model.image.patch_dropout: must lie in [0, 1) (got {image.patch_dropout})"
+
+
+def _resnet(image: ImageConfig) -> Iterator[str]:
+    for name, pixels in (("size", image.size), ("columns", image.columns or image.size)):
+        if pixels <= 0 or pixels % 32:
+            yield f"config.model.image.{name}: must be a multiple of 32 (got {pixels})"
+    if len(image.stages) != 4 or min(image.stages) < 1:
+        yield f"config.model.image.stages: needs four counts of blocks (got {image.stages})"
+    if image.heads > 0 and (image.width % 2 or 32 * image.width % image.heads):
+        yield (
+            f"config.model.image.width: must be even, and 32 times it a multiple of "
+            f"heads={image.heads} (got {image.width})"
+        )
 
 
 def _text(text: TextConfig) -> Iterator[str]:
@@ -87,11 +116,17 @@ def _text(text: TextConfig) -> Iterator[str]:
 
 def _choices(cfg: Config) -> Iterator[str]:
     choices = {
-        "model.image.pool": (cfg.model.image.pool, ("cls", "mean")),
+        "model.image.pool": (cfg.model.image.pool, ("cls", "mean", "map")),
+        "model.image.ln_post": (cfg.model.image.ln_post, ("before", "after")),
+        "model.image.posemb": (cfg.model.image.posemb, ("learned", "sincos2d", "sincos2d_mae")),
+        "model.image.projection": (cfg.model.image.projection, PROJECTIONS),
+        "model.image.interpolation": (cfg.model.image.interpolation, ("bicubic", "bilinear")),
         "model.image.resize": (cfg.model.image.resize, ("shortest", "squash")),
         "model.image.activation": (cfg.model.image.activation, ACTIVATIONS),
         "model.text.activation": (cfg.model.text.activation, ACTIVATIONS),
-        "model.text.pool": (cfg.model.text.pool, ("eos", "mean")),
+        "model.text.pool": (cfg.model.text.pool, ("eos", "last", "first", "mean", "map")),
+        "model.text.projection": (cfg.model.text.projection, PROJECTIONS),
+        "model.init": (cfg.model.init, ("open_clip", "big_vision")),
         "model.dtype": (cfg.model.dtype, ("float32", "bfloat16")),
         "model.remat": (cfg.model.remat, ("none", "dots", "full")),
         "optim.schedule": (cfg.optim.schedule, ("cosine", "constant")),
@@ -120,8 +155,18 @@ def _rest(cfg: Config) -> Iterator[str]:
         value = getattr(cfg.data, name)
         if (value or name == "crop_ratio") and (len(value) != 2 or not 0 < value[0] <= value[1]):
             yield f"config.data.{name}: must be (low, high) with 0 < low <= high (got {value})"
-    if cfg.optim.logit_scale_max < 1:
-        yield f"config.optim.logit_scale_max: must be >= 1 (got {cfg.optim.logit_scale_max})"
+    if cfg.optim.logit_scale_max != 0 and not cfg.optim.logit_scale_max >= 1:
+        yield f"config.optim.logit_scale_max: must be 0 or >= 1 (got {cfg.optim.logit_scale_max})"
+    if cfg.loss.kind == "sigmoid" and not cfg.model.logit_bias:
+        yield "config.loss.kind: 'sigmoid' needs config.model.logit_bias=True; set it"
+    for side, tower in (("image", cfg.model.image), ("text", cfg.model.text)):
+        if ":" in tower.kind or tower.kind == "resnet" or tower.projection != "none":
+            continue
+        if tower.width != cfg.model.embed_dim:
+            yield (
+                f"config.model.{side}.projection: 'none' needs width = embed_dim "
+                f"(got {tower.width} and {cfg.model.embed_dim})"
+            )
     if not 0 <= cfg.data.max_bad_share <= 1:
         yield f"config.data.max_bad_share: must lie in 0..1 (got {cfg.data.max_bad_share})"
     names = [t.name for t in cfg.eval.tasks]

@@ -18,28 +18,44 @@ def _part(kind: type) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ImageConfig:
-    """The image tower and the pixels it wants."""
+    """The image tower and the pixels it wants. Fields that a kind does not use are ignored."""
 
-    kind: str = _field("vit", "'vit', or 'package.module:function' for a tower of your own")
-    size: int = _field(224, "side of the square input, pixels")
+    kind: str = _field("vit", "'vit', 'resnet', or 'package.module:function' for one of your own")
+    size: int = _field(224, "side of the square input, pixels; with `columns`, its rows")
+    columns: int = _field(0, "columns of the input, pixels; 0 = square")
     channels: int = _field(3, "3 = RGB, 1 = grey")
     patch: int = _field(32, "side of a patch, pixels")
     patch_bias: bool = _field(False, "bias in the patch embedding")
-    width: int = _field(768, "model width")
+    width: int = _field(768, "model width; of a ResNet, the stem's")
     layers: int = _field(12, "number of blocks")
-    heads: int = _field(12, "attention heads")
+    stages: tuple[int, ...] = _field((), "ResNet: blocks in each of its four stages")
+    heads: int = _field(12, "attention heads; of a ResNet, in its attention pool")
     mlp_dim: int = _field(3072, "hidden width of the MLP")
-    pool: str = _field("cls", "'cls' (class token) or 'mean' (of the patches)")
+    class_token: bool = _field(True, "a learned token stands before the patches")
+    registers: int = _field(0, "learned tokens without position, read by nobody")
+    posemb: str = _field(
+        "learned", "positions: 'learned'; fixed 'sincos2d' (big_vision) or 'sincos2d_mae'"
+    )
     ln_pre: bool = _field(True, "layer norm before the first block, as OpenAI's ViT has it")
+    pool: str = _field("cls", "'cls' (class token), 'mean' (of the patches) or 'map' (attention)")
+    ln_post: str = _field("before", "final layer norm 'before' or 'after' the pooling")
+    projection: str = _field("linear", "to embed_dim: 'linear', 'bias' (linear with) or 'none'")
+    layer_scale: float = _field(0.0, "start of a learned scale per channel and branch; 0 = none")
+    patch_dropout: float = _field(0.0, "share of the patches left out of each training image")
     activation: str = _field("gelu", "'gelu' (exact), 'gelu_tanh' or 'quick_gelu'")
     ln_eps: float = _field(1e-5, "epsilon of the layer norms")
     resize: str = _field("shortest", "evaluation: 'shortest' side then centre crop, or 'squash'")
+    interpolation: str = _field("bicubic", "evaluation: 'bicubic' or 'bilinear'")
     mean: tuple[float, ...] = _field(
         (0.48145466, 0.4578275, 0.40821073), "pixel mean per channel, of values in 0..1"
     )
     std: tuple[float, ...] = _field(
         (0.26862954, 0.26130258, 0.27577711), "pixel standard deviation per channel"
     )
+
+    def shape(self) -> tuple[int, int, int]:
+        """(y, x, c) of an input."""
+        return (self.size, self.columns or self.size, self.channels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +69,12 @@ class TextConfig:
     layers: int = _field(12, "number of blocks")
     heads: int = _field(8, "attention heads")
     mlp_dim: int = _field(2048, "hidden width of the MLP")
-    pool: str = _field("eos", "'eos' (first end-of-text token) or 'mean' (of the non-pad tokens)")
-    causal: bool = _field(True, "causal attention; False = both ways, pads masked")
+    pool: str = _field(
+        "eos", "'eos' (first end-of-text token), 'last', 'first', 'mean' (of non-pads) or 'map'"
+    )
+    causal: bool = _field(True, "a token sees only those before it; False = both ways")
+    mask_pads: bool = _field(False, "pads are not looked at")
+    projection: str = _field("linear", "to embed_dim: 'linear', 'bias' (linear with) or 'none'")
     eos_id: int = _field(49407, "id of the end-of-text token; must be the tokenizer's")
     pad_id: int = _field(0, "id that fills a row; must be the tokenizer's")
     activation: str = _field("gelu", "'gelu' (exact), 'gelu_tanh' or 'quick_gelu'")
@@ -71,6 +91,7 @@ class ModelConfig:
     logit_scale_init: float = _field(2.6592600369, "start of the log of the logit scale")
     logit_bias: bool = _field(False, "a learned bias is added to the logits")
     logit_bias_init: float = _field(-10.0, "start of that bias")
+    init: str = _field("open_clip", "how the towers' weights start: 'open_clip' or 'big_vision'")
     dtype: str = _field("float32", "compute type: 'float32' or 'bfloat16'; parameters are float32")
     remat: str = _field("none", "recompute activations: 'none', 'dots' or 'full'")
     unroll: int = _field(1, "blocks per iteration of the layer loop")
@@ -80,12 +101,13 @@ class ModelConfig:
 class TokenizerConfig:
     """From captions to ids."""
 
-    kind: str = _field("sentencepiece", "'sentencepiece', 'clip_bpe' or 'package.module:function'")
+    kind: str = _field("sentencepiece", "'sentencepiece', 'clip_bpe', 'hf' or 'module:function'")
     path: str = _field("", "model or merges file; empty: train (sentencepiece), search (clip_bpe)")
     model_type: str = _field("unigram", "kind of SentencePiece model to train: 'unigram' or 'bpe'")
     train_captions: int = _field(100_000, "train on at most this many captions")
     clean: str = _field("lower", "'none', 'lower' or 'canonicalize' (SigLIP); clip_bpe has its own")
     sticky_eos: bool = _field(True, "a caption that is cut still ends in end-of-text")
+    pad_id: int = _field(-1, "id that fills a row; -1 = the tokenizer's own")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +161,7 @@ class AugmentConfig:
 class LossConfig:
     """The contrastive loss."""
 
-    kind: str = _field("softmax", "'softmax', or 'package.module:function'")
+    kind: str = _field("softmax", "'softmax', 'sigmoid' or 'package.module:function'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +174,13 @@ class OptimConfig:
     eps: float = _field(1e-6, "AdamW epsilon")
     weight_decay: float = _field(0.2, "decoupled, times the learning rate")
     decay: tuple[str, ...] = _field(
-        (".*/(kernel|embedding|posemb)",), "patterns of the parameter paths that decay"
+        (".*/(kernel|embedding|posemb|probe)",), "patterns of the parameter paths that decay"
     )
     schedule: str = _field("cosine", "'cosine' or 'constant' after the warm-up")
     warmup_steps: int = _field(0, "steps of linear warm-up")
     final_lr: float = _field(0.0, "learning rate at the end, as a share of the peak")
     grad_clip: float = _field(0.0, "largest global gradient norm; 0 = no clipping")
-    logit_scale_max: float = _field(100.0, "the logit scale stays in 1..this")
+    logit_scale_max: float = _field(100.0, "the logit scale stays in 1..this; 0 = it is free")
     max_skipped: int = _field(10, "stop after this many steps in a row with a non-finite loss")
 
 

@@ -127,13 +127,13 @@ class Pipeline:
         return pair
 
     def _transform(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width, _ = image.shape
-        data = self.data
+        data, shape, interpolation = self.data, self.image.shape(), self.image.interpolation
         if data.crop_scale:
+            height, width, _ = image.shape
             box = transforms.random_box(height, width, data.crop_scale, data.crop_ratio, rng)
+            image = transforms.resized(image, shape, box, interpolation)
         else:
-            box = transforms.evaluation_box(height, width, self.image.resize)
-        image = transforms.resized(image, self.image.size, box)
+            image = transforms.evaluation(image, shape, self.image.resize, interpolation)
         return image[:, ::-1] if data.flip and rng.random() < 0.5 else image
 
     def _group(self, example: Example, text: str) -> int | None:

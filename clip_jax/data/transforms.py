@@ -9,34 +9,58 @@ import numpy as np
 from PIL import Image
 
 Box = tuple[float, float, float, float]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def resized(image: np.ndarray, size: int, box: Box) -> np.ndarray:
-    """The part `box` (left, top, right, bottom) of `image`, bicubic with antialiasing.
+def resized(
+    image: np.ndarray, shape: tuple[int, int, int], box: Box, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """The part `box` (left, top, right, bottom) of `image`, with antialiasing.
 
     Args:
         image: uint8 (y, x, c), c = 1 or 3.
-        size: side of the square result, pixels.
+        shape: (y, x, c) of the result, with the same c.
         box: in pixels of `image`.
+        interpolation: a key of FILTERS.
 
     Returns:
-        uint8 (size, size, c).
+        uint8 (y, x, c).
     """
     height, width, channels = image.shape
-    if (height, width) == (size, size) and box == (0, 0, width, height):
+    if image.shape == shape and box == (0, 0, width, height):
         return image
     picture = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    out = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(out).reshape(size, size, channels)
+    out = picture.resize((shape[1], shape[0]), FILTERS[interpolation], box=box)
+    return np.asarray(out).reshape(shape)
 
 
-def evaluation_box(height: int, width: int, resize: str) -> Box:
-    """The whole image for 'squash', the central square for 'shortest'."""
-    if resize == "squash" or height == width:
-        return (0, 0, width, height)
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    return (left, top, left + side, top + side)
+def evaluation(
+    image: np.ndarray, shape: tuple[int, int, int], resize: str, interpolation: str = "bicubic"
+) -> np.ndarray:
+    """What a tower sees of an image in evaluation, as OpenCLIP and torchvision make it.
+
+    Args:
+        image: uint8 (y, x, c).
+        shape: (y, x, c) of the result, with the same c.
+        resize: 'squash' the whole image, or 'shortest': the smallest resize that covers `shape`
+            (the other side rounded down), then a central crop. Not one resize of a part: Pillow
+            chooses the order of its two passes by the sizes, and rounds between them.
+        interpolation: a key of FILTERS.
+
+    Returns:
+        uint8 (y, x, c).
+    """
+    height, width, channels = image.shape
+    y, x, _ = shape
+    if resize == "squash":
+        return resized(image, shape, (0, 0, width, height), interpolation)
+    if y * width >= x * height:  # the rows decide
+        grown = (y, max(x, int(y * width / height)), channels)
+    else:
+        grown = (max(y, int(x * height / width)), x, channels)
+    whole = resized(image, grown, (0, 0, width, height), interpolation)
+    top, left = int(round((grown[0] - y) / 2)), int(round((grown[1] - x) / 2))
+    return whole[top : top + y, left : left + x]
 
 
 def random_box(

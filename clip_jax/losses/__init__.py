@@ -7,6 +7,7 @@ import jax
 
 from clip_jax.config.extend import resolve
 from clip_jax.config.schema import LossConfig
+from clip_jax.losses.sigmoid import sigmoid_loss
 from clip_jax.losses.softmax import softmax_loss
 
 
@@ -18,7 +19,10 @@ class Loss(Protocol):
     ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
 
-LOSSES: dict[str, Callable[[LossConfig], Loss]] = {"softmax": lambda cfg: softmax_loss}
+LOSSES: dict[str, Callable[[LossConfig], Loss]] = {
+    "softmax": lambda cfg: softmax_loss,
+    "sigmoid": lambda cfg: sigmoid_loss,
+}
 
 
 def build(cfg: LossConfig) -> Loss:

@@ -1,24 +1,53 @@
-"""The dual encoder: two towers and the logit parameters, as two pure functions.
+"""The dual encoder: two towers and the logit parameters, as pure functions.
 
-Letters: b batch, y x pixels, c channels, t tokens, e embedding.
+Letters: b batch, y x pixels, c channels, t tokens, d width, e embedding.
 Parameters: {"image": ..., "text": ..., "logit": {"scale": (), "bias": ()}}; the scale is a log.
+Stats: running statistics of the towers that have some, {"image": ...}; {} for transformers.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from clip_jax.config.extend import resolve
-from clip_jax.config.schema import AugmentConfig, ImageConfig, ModelConfig
+from clip_jax.config.schema import AugmentConfig, ImageConfig, ModelConfig, TextConfig
 from clip_jax.models import augment as pixels
+from clip_jax.models.resnet import ModifiedResNet
 from clip_jax.models.text import TextTransformer
 from clip_jax.models.vit import ViT
 
 Params = dict[str, Any]
-TOWERS: dict[str, Callable[..., Any]] = {"vit": ViT, "transformer": TextTransformer}
+
+
+class Tower(Protocol):
+    """What a tower of your own must be; a linen module with `__call__(x, keys)` is one.
+
+    x is the normalised image (b, y, x, c) or the ids (b, t); `keys` is one random key per sample
+    (b,) in training and None in evaluation. It gives (b, e). Variables are "params" and, if it
+    keeps running statistics, "stats".
+    """
+
+    def init(self, rng: jax.Array, x: jax.Array) -> Any: ...
+
+    def apply(self, variables: Any, x: jax.Array, keys: Any = None, *, mutable: Any = False) -> Any:
+        """With mutable=["stats"]: (output, {"stats": new})."""
+        ...
+
+
+# Each is called as (tower config, model config).
+TOWERS: dict[str, Callable[..., Tower]] = {
+    "vit": lambda c, m: ViT(c, m.embed_dim, m.init, **_speed(c, m)),
+    "resnet": lambda c, m: ModifiedResNet(c, m.embed_dim, jnp.dtype(m.dtype)),
+    "transformer": lambda c, m: TextTransformer(c, m.embed_dim, m.init, **_speed(c, m)),
+}
+
+
+def _speed(tower: ImageConfig | TextConfig, model: ModelConfig) -> dict[str, Any]:
+    unroll = min(model.unroll, tower.layers)
+    return {"dtype": jnp.dtype(model.dtype), "remat": model.remat, "unroll": unroll}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,36 +57,62 @@ class DualEncoder:
     cfg: ModelConfig
     augment: AugmentConfig = AugmentConfig()
 
-    def _tower(self, cfg: Any, name: str) -> Any:
-        build = resolve(cfg.kind, TOWERS, f"config.model.{name}.kind")
-        speed = {"remat": self.cfg.remat, "unroll": min(self.cfg.unroll, cfg.layers)}
-        return build(cfg, self.cfg.embed_dim, dtype=jnp.dtype(self.cfg.dtype), **speed)
+    def _tower(self, side: str) -> Tower:
+        cfg = getattr(self.cfg, side)
+        return resolve(cfg.kind, TOWERS, f"config.model.{side}.kind")(cfg, self.cfg)
 
-    def init_params(self, rng: jax.Array) -> Params:
-        """Fresh float32 parameters; jit it (or eval_shape it for shapes only)."""
-        image, text = self.cfg.image, self.cfg.text
+    def init(self, rng: jax.Array) -> tuple[Params, Params]:
+        """Fresh float32 parameters and stats; jit it (or eval_shape it for shapes only)."""
         image_rng, text_rng = jax.random.split(rng)
-        pixels_ = jnp.zeros((1, image.size, image.size, image.channels))
-        ids = jnp.zeros((1, text.context), jnp.int32)
+        pixels_ = jnp.zeros((1, *self.cfg.image.shape()))
+        ids = jnp.zeros((1, self.cfg.text.context), jnp.int32)
+        variables = {
+            "image": self._tower("image").init(image_rng, pixels_),
+            "text": self._tower("text").init(text_rng, ids),
+        }
         # Typed float32: a weakly typed scalar would compile the second step again.
         logit = {"scale": jnp.asarray(self.cfg.logit_scale_init, jnp.float32)}
         if self.cfg.logit_bias:
             logit["bias"] = jnp.asarray(self.cfg.logit_bias_init, jnp.float32)
-        return {
-            "image": self._tower(image, "image").init(image_rng, pixels_)["params"],
-            "text": self._tower(text, "text").init(text_rng, ids)["params"],
-            "logit": logit,
-        }
+        params = {k: v["params"] for k, v in variables.items()} | {"logit": logit}
+        return params, {k: v["stats"] for k, v in variables.items() if v.get("stats")}
 
-    def image_features(self, params: Params, image: jax.Array) -> jax.Array:
-        """Normalised pixels (b, y, x, c) -> float32 (b, e), before the L2 norm."""
-        tower = self._tower(self.cfg.image, "image")
-        return tower.apply({"params": params["image"]}, image).astype(jnp.float32)
+    def features(self, side: str, params: Params, stats: Params, x: jax.Array) -> jax.Array:
+        """Evaluation: normalised pixels or ids -> float32 (b, e), before the L2 norm.
 
-    def text_features(self, params: Params, ids: jax.Array) -> jax.Array:
-        """ids int32 (b, t) -> float32 (b, e), before the L2 norm."""
-        tower = self._tower(self.cfg.text, "text")
-        return tower.apply({"params": params["text"]}, ids).astype(jnp.float32)
+        Args:
+            side: "image" or "text".
+            params: of init.
+            stats: of init, or {}.
+            x: (b, y, x, c) of `normalise`, or int32 (b, t).
+        """
+        return self._tower(side).apply(_variables(side, params, stats), x).astype(jnp.float32)
+
+    def text_sequence(
+        self, params: Params, ids: jax.Array, layer: int = -1, final_norm: bool = True
+    ) -> jax.Array:
+        """The states of all tokens after a block, for generators of images.
+
+        Args:
+            params: of init.
+            ids: int32 (b, t).
+            layer: -1 = after the last block, -2 = after the one before.
+            final_norm: whether the tower's last layer norm acts on them.
+
+        Returns:
+            float32 (b, t, d).
+        """
+        text = dataclasses.replace(self.cfg.text, layers=self.cfg.text.layers + 1 + layer)
+        tower = TextTransformer(
+            text,
+            self.cfg.embed_dim,
+            self.cfg.init,
+            sequence="normed" if final_norm else "raw",
+            **_speed(text, self.cfg),
+        )
+        blocks = jax.tree.map(lambda x: x[: text.layers], params["text"]["blocks"])
+        x: Any = tower.apply({"params": {**params["text"], "blocks": blocks}}, ids)
+        return x.astype(jnp.float32)
 
     def embed(
         self, params: Params, stats: Params, batch: dict[str, jax.Array], rng: jax.Array | None
@@ -65,21 +120,34 @@ class DualEncoder:
         """Both embeddings of a batch.
 
         Args:
-            params: of init_params.
+            params: of init.
             stats: running statistics of batch norms; empty for transformers.
             batch: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2).
-            rng: key of the step, or None in evaluation (no augmentation).
+            rng: key of the step, or None in evaluation (nothing random, running statistics).
 
         Returns:
             {"image", "text"}: float32 (b, e) of unit length; and the new stats.
         """
-        image = batch["image"]
-        if rng is not None and not pixels.is_off(self.augment):
-            image = pixels.augment(image, pixels.sample_keys(rng, batch["index"]), self.augment)
-        return {
-            "image": unit(self.image_features(params, normalise(image, self.cfg.image))),
-            "text": unit(self.text_features(params, batch["text"])),
-        }, stats
+        image, keys = batch["image"], None
+        if rng is not None:
+            keys = pixels.sample_keys(rng, batch["index"])  # (b,)
+            if not pixels.is_off(self.augment):
+                image = pixels.augment(image, keys, self.augment)
+        inputs = {"image": normalise(image, self.cfg.image), "text": batch["text"]}
+        z, new = {}, {}
+        for number, (side, x) in enumerate(inputs.items(), 1):
+            variables = _variables(side, params, stats)
+            if keys is None:
+                z[side] = self._tower(side).apply(variables, x)
+            else:
+                own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                z[side], changed = self._tower(side).apply(variables, x, own, mutable=["stats"])
+                new |= {side: changed["stats"]} if "stats" in changed else {}
+        return {side: unit(x.astype(jnp.float32)) for side, x in z.items()}, new or stats
+
+
+def _variables(side: str, params: Params, stats: Params) -> Params:
+    return {"params": params[side]} | ({"stats": stats[side]} if side in stats else {})
 
 
 def normalise(image: jax.Array, cfg: ImageConfig) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The transformer block: attention, MLP, layer norm; and how their weights start.
+"""The transformer block: attention, MLP, layer norm, attention pooling; how weights start.
 
 Letters: b batch, t tokens, s key/value tokens, d width, h heads, k head dim, f mlp hidden.
 Cost of a block: 8 b t d² + 4 b t² d + 4 b t d f multiply-adds, halved.
@@ -61,26 +61,40 @@ def text_init(width: int, mlp_dim: int, layers: int) -> BlockInit:
     )
 
 
+def big_vision_init(width: int, mlp_dim: int) -> BlockInit:
+    """big_vision's blocks: Xavier on the matrices (attention's as d x d), biases of 1e-6."""
+    square = uniform((3 / width) ** 0.5)
+    wide, tiny = uniform((6 / (width + mlp_dim)) ** 0.5), nn.initializers.normal(1e-6)
+    return BlockInit(square, square, wide, wide, tiny, tiny)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with biases."""
+    """Multi-head attention with biases: of x to itself, or to `other`."""
 
     heads: int
     start: BlockInit
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None, causal: bool) -> jax.Array:
-        """x (b, t, d); mask bool (b, 1, 1, s), True = look at it. Returns (b, t, d)."""
+    def __call__(
+        self,
+        x: jax.Array,
+        mask: jax.Array | None,
+        causal: bool = False,
+        other: jax.Array | None = None,
+    ) -> jax.Array:
+        """x (b, t, d), other (b, s, d); mask bool (b, 1, 1, s), True = look. Gives (b, t, d)."""
         width = x.shape[-1]
         head = (self.heads, width // self.heads)
+        source = x if other is None else other
 
-        def project(name: str) -> jax.Array:
+        def project(name: str, y: jax.Array) -> jax.Array:
             return nn.DenseGeneral(head, dtype=self.dtype, kernel_init=self.start.qkv, name=name)(
-                x
+                y
             )  # (b, t, h, k)
 
         x = jax.nn.dot_product_attention(
-            project("q"), project("k"), project("v"), mask=mask, is_causal=causal
+            project("q", x), project("k", source), project("v", source), mask=mask, is_causal=causal
         )  # (b, t, h, k)
         return nn.DenseGeneral(
             width, axis=(-2, -1), dtype=self.dtype, kernel_init=self.start.out, name="out"
@@ -117,18 +131,59 @@ class Block(nn.Module):
     activation: str
     ln_eps: float
     causal: bool
+    layer_scale: float
     start: BlockInit
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
         """(b, t, d) -> (b, t, d); the None is the scan's per-layer output."""
+
+        def scaled(y: jax.Array, name: str) -> jax.Array:  # Touvron et al. 2021, CaiT
+            if not self.layer_scale:
+                return y
+            scale = self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],))
+            return y * scale[None, None].astype(self.dtype)
+
         x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
         y = layer_norm(self.ln_eps, self.dtype, "ln1")(x)
-        x = x + Attention(self.heads, self.start, self.dtype, name="attn")(y, mask, self.causal)
+        y = Attention(self.heads, self.start, self.dtype, name="attn")(y, mask, self.causal)
+        x = x + scaled(y, "ls1")
         y = layer_norm(self.ln_eps, self.dtype, "ln2")(x)
-        x = x + Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
-        return x, None
+        y = Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
+        return x + scaled(y, "ls2"), None
+
+
+class AttentionPool(nn.Module):
+    """MAP head (Zhai et al. 2021): a learned probe attends to all tokens; then a residual MLP."""
+
+    heads: int
+    mlp_dim: int
+    activation: str
+    ln_eps: float
+    start: BlockInit
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """x (b, s, d), mask bool (b, 1, 1, s) or None -> (b, d)."""
+        b, _, d = x.shape
+        probe = self.param("probe", uniform((6 / (1 + d)) ** 0.5), (d,))
+        probe = jnp.broadcast_to(probe.astype(self.dtype), (b, 1, d))
+        y = Attention(self.heads, self.start, self.dtype, name="attn")(probe, mask, other=x)
+        z = layer_norm(self.ln_eps, self.dtype, "ln")(y)
+        y = y + Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(z)
+        return y[:, 0]
+
+
+def project(kind: str, embed_dim: int, kernel_init: Initializer, dtype: Any, x: jax.Array) -> Any:
+    """The submodule `head` on x (b, d): 'linear', 'bias' (linear with one) or 'none'."""
+    if kind == "none":
+        return x
+    head = nn.Dense(
+        embed_dim, use_bias=kind == "bias", kernel_init=kernel_init, dtype=dtype, name="head"
+    )
+    return head(x)  # (b, e)
 
 
 def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:

@@ -27,6 +27,7 @@ def blocks(
     activation: str,
     ln_eps: float,
     causal: bool,
+    layer_scale: float,
     start: BlockInit,
     dtype: Any,
     remat: str,
@@ -44,4 +45,6 @@ def blocks(
         length=layers,
         unroll=unroll,
     )
-    return stacked(heads, mlp_dim, activation, ln_eps, causal, start, dtype, name="blocks")
+    return stacked(
+        heads, mlp_dim, activation, ln_eps, causal, layer_scale, start, dtype, name="blocks"
+    )

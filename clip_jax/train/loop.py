@@ -24,7 +24,8 @@ from clip_jax.data.sources import Source, all_captions, index_dir, open_source
 from clip_jax.errors import CHECK_FAILED, DIVERGED, INTERRUPTED, Stop, UserError
 from clip_jax.eval.run import Result, run_tasks
 from clip_jax.eval.zeroshot import check_task
-from clip_jax.inference.api import TOKENIZER_FILE, Model
+from clip_jax.inference.api import Model
+from clip_jax.inference.load import TOKENIZER_FILE
 from clip_jax.metrics.clock import Clock
 from clip_jax.metrics.writers import JsonlWriter, LiveLine, drop_after, read_metrics
 from clip_jax.sharding.mesh import make_mesh
@@ -167,8 +168,14 @@ class Job:
 
     def model(self, state: TrainState) -> Model:
         """The current parameters, ready to use."""
-        tokenizer = self.pipeline.tokenizer
-        return Model(self.cfg, state.params, tokenizer, self.prog.mesh, self.cfg.eval.batch_size)
+        return Model(
+            self.cfg,
+            state.params,
+            state.stats,
+            self.pipeline.tokenizer,
+            self.prog.mesh,
+            self.cfg.eval.batch_size,
+        )
 
     def save(self, step: int, state: TrainState, position: int) -> None:
         """Starts an asynchronous checkpoint."""

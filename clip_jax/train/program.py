@@ -48,9 +48,9 @@ def build(cfg: Config, mesh: Mesh) -> Program:
     """
     _check_batch(cfg.batch_size, num_batch_shards(mesh))
     model = dual.build(cfg.model, cfg.augment)
-    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
-    tx = make_optimizer(cfg.optim, shapes)
-    init = make_init(model.init_params, tx)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    tx = make_optimizer(cfg.optim, params)
+    init = make_init(model.init, tx)
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed, losses.build(cfg.loss), tx, make_schedule(cfg.optim, cfg.num_steps), cfg.optim
@@ -66,9 +66,9 @@ def build(cfg: Config, mesh: Mesh) -> Program:
 
 def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a global batch: image u8 (b, y, x, c), text (b, t), index (b, 2), group (b,)."""
-    b, image = cfg.batch_size, cfg.model.image
+    b = cfg.batch_size
     shapes = {
-        "image": ((b, image.size, image.size, image.channels), jnp.uint8),
+        "image": ((b, *cfg.model.image.shape()), jnp.uint8),
         "text": ((b, cfg.model.text.context), jnp.int32),
         "index": ((b, 2), jnp.uint32),
         "group": ((b,), jnp.int32),

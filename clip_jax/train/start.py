@@ -56,7 +56,8 @@ def order_parts(cfg: Config, pipeline: Pipeline) -> dict[str, Any]:
     kept = ("group_by", "crop_scale", "crop_ratio", "flip", "limit")
     transform = {k: v for k, v in data.items() if k in kept}
     image = cfg.model.image
-    transform |= {"size": image.size, "channels": image.channels, "resize": image.resize}
+    transform |= {"shape": image.shape(), "resize": image.resize}
+    transform |= {"interpolation": image.interpolation}
     parts = {
         "seed": cfg.seed,
         "data set": pipeline.source.fingerprint,

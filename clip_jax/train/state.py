@@ -34,14 +34,16 @@ class TrainState:
 
 
 def make_init(
-    init_params: Callable[[jax.Array], Tree], tx: optax.GradientTransformation
+    init_model: Callable[[jax.Array], tuple[Tree, Tree]], tx: optax.GradientTransformation
 ) -> Callable[[jax.Array], TrainState]:
     """The pure function from the run's key to its first state."""
 
     def init(rng: jax.Array) -> TrainState:
-        params = init_params(rng)
+        params, stats = init_model(rng)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, {}, tx.init(params), zero, zero, jax.random.key_data(rng))
+        return TrainState(
+            zero, params, stats, tx.init(params), zero, zero, jax.random.key_data(rng)
+        )
 
     return init
 

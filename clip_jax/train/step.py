@@ -47,7 +47,6 @@ def make_step(
     cfg: OptimConfig,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics), to be jitted once with donation."""
-    log_scale_max = math.log(cfg.logit_scale_max)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
@@ -59,8 +58,9 @@ def make_step(
         lr = jnp.asarray(schedule(state.step))
         updates = jax.tree.map(lambda u: -lr * u, updates)
         params: Any = optax.apply_updates(state.params, updates)
-        scale = jnp.clip(params["logit"]["scale"], 0.0, log_scale_max)
-        params = {**params, "logit": {**params["logit"], "scale": scale}}
+        if cfg.logit_scale_max:
+            scale = jnp.clip(params["logit"]["scale"], 0.0, math.log(cfg.logit_scale_max))
+            params = {**params, "logit": {**params["logit"], "scale": scale}}
         new = dataclasses.replace(state, params=params, stats=stats, opt_state=opt_state)
 
         # One number for all devices, so that all of them skip or none does.

@@ -85,7 +85,7 @@ def test_messages(recipe, overrides, message):
 
 def test_findings_come_together():
     with pytest.raises(UserError) as e:
-        load("digits", ("--config.batch_size=0", "--config.model.image.size=9"))
+        load("digits", ("--config.batch_size=0", "--config.model.image.pool=cls"))
     assert len(str(e.value).splitlines()) == 2
 
 

@@ -13,7 +13,7 @@ from clip_jax.sharding.rules import path_of
 
 
 def shapes(cfg):
-    tree = jax.eval_shape(dual.build(cfg).init_params, jax.random.key(0))
+    tree = jax.eval_shape(dual.build(cfg).init, jax.random.key(0))[0]
     return {path_of(p): x.shape for p, x in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
@@ -46,10 +46,10 @@ def test_names_and_shapes_are_the_promised_ones():
 
 def test_speed_knobs_keep_names_and_values():
     base = dual.build(tiny.model())
-    want = jax.jit(base.init_params)(jax.random.key(0))
+    want = jax.jit(base.init)(jax.random.key(0))[0]
     for change in ({"remat": "full"}, {"remat": "dots", "unroll": 2}):
         other = dual.build(dataclasses.replace(tiny.model(), **change))
-        got = jax.jit(other.init_params)(jax.random.key(0))
+        got = jax.jit(other.init)(jax.random.key(0))[0]
         jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -64,7 +64,7 @@ def test_unit_is_safe_at_zero():
 def test_augmentation_needs_a_key():
     cfg = tiny.config("x")
     model = dual.build(cfg.model, cfg.augment)
-    params = jax.jit(model.init_params)(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))[0]
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8),
         "text": np.ones((2, 8), np.int32),
@@ -78,11 +78,11 @@ def test_augmentation_needs_a_key():
 def test_a_tower_of_the_users_own(tmp_path, monkeypatch):
     (tmp_path / "own_tower.py").write_text(
         "from flax import linen as nn\n"
-        "def build(cfg, embed_dim, *, dtype, remat, unroll):\n"
+        "def build(cfg, model):\n"
         "    class Flat(nn.Module):\n"
         "        @nn.compact\n"
-        "        def __call__(self, x):\n"
-        "            return nn.Dense(embed_dim, name='head')(x.reshape(x.shape[0], -1))\n"
+        "        def __call__(self, x, keys=None):\n"
+        "            return nn.Dense(model.embed_dim, name='head')(x.reshape(x.shape[0], -1))\n"
         "    return Flat()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
