@@ -10,21 +10,35 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from clip_jax.config.load import read_recipe as recipe
+    from clip_jax.config.presets import MODELS as MODELS
     from clip_jax.config.schema import Config as Config
     from clip_jax.errors import UserError as UserError
     from clip_jax.inference.api import Model as Model
-    from clip_jax.inference.api import load as load
+    from clip_jax.inference.export import export as export
+    from clip_jax.inference.load import load as load
     from clip_jax.train.api import pretrain as pretrain
 
 _PUBLIC = {
     "Config": ("clip_jax.config.schema", "Config"),
+    "MODELS": ("clip_jax.config.presets", "MODELS"),
     "Model": ("clip_jax.inference.api", "Model"),
     "UserError": ("clip_jax.errors", "UserError"),
-    "load": ("clip_jax.inference.api", "load"),
+    "export": ("clip_jax.inference.export", "export"),
+    "load": ("clip_jax.inference.load", "load"),
     "pretrain": ("clip_jax.train.api", "pretrain"),
     "recipe": ("clip_jax.config.load", "read_recipe"),
 }
-__all__ = ["Config", "Model", "UserError", "__version__", "load", "pretrain", "recipe"]
+__all__ = [
+    "MODELS",
+    "Config",
+    "Model",
+    "UserError",
+    "__version__",
+    "export",
+    "load",
+    "pretrain",
+    "recipe",
+]
 
 
 def __getattr__(name: str) -> Any:

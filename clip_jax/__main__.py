@@ -11,6 +11,7 @@ from clip_jax.errors import BUG, DONE, INTERRUPTED, USER, Stop, UserError, near
 VERBS = {
     "train": "train a model from image-text pairs, or go on where a run stopped",
     "eval": "evaluate a finished or running run",
+    "export": "write a model in the files of OpenCLIP, Hugging Face, big_vision or diffusers",
     "bench": "measure a part of the program against its peers",
 }
 

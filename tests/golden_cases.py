@@ -1,119 +1,103 @@
-"""OpenCLIP state dicts of the golden cases in our layout; only what the tests need.
-
-Letters: l layers, d width, h heads, k head dim.
-"""
+"""The golden cases: their configs and weights through clip_jax.interop. See golden/README.md."""
 
 import json
-import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
+from clip_jax.interop import build, hf, open_clip, table
+from clip_jax.interop.open_file import open_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
+OPEN_CLIP = ("vit_gelu", "vit_quickgelu", "resnet", "siglip", "clipa")
+HF = ("hf_clip", "hf_siglip")
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # their images are normalised already
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The format in ten lines: length, JSON header, bytes."""
-    raw = path.read_bytes()
-    (size,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + size])
-    header.pop("__metadata__", None)
-    out = {}
-    for name, info in header.items():
-        begin, end = info["data_offsets"]
-        assert info["dtype"] == "F32", name
-        data = raw[8 + size + begin : 8 + size + end]
-        out[name] = np.frombuffer(data, np.float32).reshape(info["shape"])
-    return out
+def settings(case: str) -> dict[str, Any]:
+    """config.json of a case."""
+    return json.loads((GOLDEN / case / "config.json").read_text())
 
 
 def model_config(case: str) -> ModelConfig:
-    """Our config of a golden case."""
-    c = json.loads((GOLDEN / case / "config.json").read_text())
+    """Our config of a golden case, from its plain fields."""
+    if case in HF:
+        path = GOLDEN / case / "model" / "config.json"
+        pixels = {"image_mean": PLAIN["mean"], "image_std": PLAIN["std"]}
+        return hf.to_model(json.loads(path.read_text()), pixels, str(path))
+    c = settings(case)
     v, t = c["vision"], c["text"]
-    return ModelConfig(
-        image=ImageConfig(
+    if case == "resnet":
+        image = ImageConfig(
+            kind="resnet", size=v["image_size"], width=v["width"], stages=tuple(v["layers"]),
+            heads=v["heads"], **PLAIN,
+        )  # fmt: skip
+    else:
+        map_pool, mean_pool = v["pool"] == "map", v["pool"].startswith("avg")
+        image = ImageConfig(
             size=v["image_size"],
             patch=v["patch_size"],
+            patch_bias=v.get("conv_bias", False),
             width=v["width"],
             layers=v["layers"],
             heads=v["heads"],
             mlp_dim=v["mlp_dim"],
+            class_token=v.get("class_token", True),
+            posemb="sincos2d_mae" if "sincos" in v.get("pos_embed", "") else "learned",
+            ln_pre=v["pre_ln"],
+            pool="map" if map_pool else "mean" if mean_pool else "cls",
+            ln_post="after" if v.get("final_ln_after_pool") else "before",
+            projection=v.get("proj", "linear"),
             activation=v["act"],
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-        ),
-        text=TextConfig(
-            context=t["context_length"],
-            vocab_size=t["vocab_size"],
-            width=t["width"],
-            layers=t["layers"],
-            heads=t["heads"],
-            mlp_dim=t["mlp_dim"],
-            activation=t["act"],
-            eos_id=t["vocab_size"] - 1,
-        ),
+            ln_eps=v["ln_eps"],
+            **PLAIN,
+        )
+    text = TextConfig(
+        context=t["context_length"],
+        vocab_size=t["vocab_size"],
+        width=t["width"],
+        layers=t["layers"],
+        heads=t["heads"],
+        mlp_dim=t["mlp_dim"],
+        pool="eos" if t["pool"] == "argmax" else t["pool"],
+        causal=t["causal"],
+        projection="bias" if t["proj_bias"] else t["proj"],
+        activation=t["act"],
+        ln_eps=t["ln_eps"],
+        eos_id=t["vocab_size"] - 1,
+    )
+    return ModelConfig(
+        image=image,
+        text=text,
         embed_dim=c["embed_dim"],
         logit_scale_init=c["logit_scale_init"],
+        logit_bias=c["logit_bias_init"] is not None,
+        logit_bias_init=c["logit_bias_init"] or 0.0,
     )
 
 
-def params(state: dict[str, np.ndarray], cfg: ModelConfig) -> dict:
-    """Our tree from an OpenCLIP state dict (weights, gradients or final weights)."""
-    image = {
-        "patch": {"kernel": state["visual.conv1.weight"].transpose(2, 3, 1, 0)},
-        "cls": state["visual.class_embedding"],
-        "posemb": state["visual.positional_embedding"],
-        "ln_pre": _norm(state, "visual.ln_pre"),
-        "blocks": _blocks(state, "visual.transformer.resblocks", cfg.image.layers, cfg.image.heads),
-        "ln_post": _norm(state, "visual.ln_post"),
-        "head": {"kernel": state["visual.proj"]},
-    }
-    text = {
-        "token": {"embedding": state["token_embedding.weight"]},
-        "posemb": state["positional_embedding"],
-        "blocks": _blocks(state, "transformer.resblocks", cfg.text.layers, cfg.text.heads),
-        "ln_post": _norm(state, "ln_final"),
-        "head": {"kernel": state["text_projection"]},
-    }
-    return {"image": image, "text": text, "logit": {"scale": state["logit_scale"]}}
+def rules(case: str, cfg: ModelConfig) -> list[table.Rule]:
+    """The names of a case."""
+    return hf.table(cfg) if case in HF else open_clip.table(cfg)
 
 
-def _norm(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
+def flat(case: str, cfg: ModelConfig, file: str) -> dict[str, np.ndarray]:
+    """{our path: array} of weights, gradients or final weights; what the file lacks is left out."""
+    tensors = open_tensors(str(GOLDEN / case / file))
+    shapes = {p: x.shape for p, x in build.model_shapes(cfg).items()}
+    here = [
+        r
+        for r in rules(case, cfg)
+        if r.constant is None and r.theirs.replace("{i}", "0") in tensors.shapes
+    ]
+    return dict(table.read_leaves(here, tensors, shapes))
 
 
-def _blocks(state: dict[str, np.ndarray], prefix: str, layers: int, heads: int) -> dict:
-    def stack(name: str) -> np.ndarray:
-        return np.stack([state[f"{prefix}.{i}.{name}"] for i in range(layers)])
+def weights(case: str, cfg: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and stats of a case."""
+    return build.split(flat(case, cfg, WEIGHTS[case in HF]))
 
-    weight, bias = stack("attn.in_proj_weight"), stack("attn.in_proj_bias")  # (l, 3d, d)
-    d = weight.shape[-1]
-    k = d // heads
-    attn = {}
-    for i, name in enumerate("qkv"):
-        w = weight[:, i * d : (i + 1) * d].transpose(0, 2, 1)  # (l, d, h k)
-        b = bias[:, i * d : (i + 1) * d]
-        attn[name] = {
-            "kernel": w.reshape(layers, d, heads, k),
-            "bias": b.reshape(layers, heads, k),
-        }
-    out = stack("attn.out_proj.weight").transpose(0, 2, 1)  # (l, h k, d)
-    attn["out"] = {
-        "kernel": out.reshape(layers, heads, k, d),
-        "bias": stack("attn.out_proj.bias"),
-    }
-    mlp = {
-        ours: {
-            "kernel": stack(f"mlp.{theirs}.weight").transpose(0, 2, 1),
-            "bias": stack(f"mlp.{theirs}.bias"),
-        }
-        for ours, theirs in (("up", "c_fc"), ("down", "c_proj"))
-    }
-    norms = {
-        ours: {"scale": stack(f"{theirs}.weight"), "bias": stack(f"{theirs}.bias")}
-        for ours, theirs in (("ln1", "ln_1"), ("ln2", "ln_2"))
-    }
-    return {"attn": attn, "mlp": mlp, **norms}
+
+WEIGHTS = ("weights.safetensors", "model/model.safetensors")

@@ -111,7 +111,7 @@ class Checkpoints:
         return None
 
     def restore_latest(
-        self, abstract: dict[str, Any], say: Callable[[str], None]
+        self, abstract: dict[str, Any], say: Callable[[str], None], *, only: int | None = None
     ) -> Restored | None:
         """Restores the newest step that is provably what was saved, on the shardings asked for.
 
@@ -122,6 +122,7 @@ class Checkpoints:
             abstract: item -> tree of `jax.ShapeDtypeStruct` with shardings. Items that are not
                 named here are neither read nor checked.
             say: prints one line.
+            only: this step and no other.
 
         Returns:
             The restored step; None if there is no checkpoint at all.
@@ -131,7 +132,13 @@ class Checkpoints:
                 steps are damaged.
         """
         damaged: dict[int, str] = {}
-        for step in reversed(self._numbers()):
+        numbers = self._numbers()
+        if only is not None:
+            if only not in numbers:
+                here = ", ".join(map(str, numbers)) or "none"
+                raise UserError(f"{self._folder}: no checkpoint of step {only}; here: {here}")
+            numbers = [only]
+        for step in reversed(numbers):
             try:
                 restored = self._restore(step, abstract)
             except _DamagedError as e:

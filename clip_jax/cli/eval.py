@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
 
     from clip_jax.data.sources import all_captions, index_dir, open_source
     from clip_jax.eval.run import choose, run_tasks, table
-    from clip_jax.inference.api import load
+    from clip_jax.inference.load import load
 
     model = load(args.run)
     cfg = model.config

@@ -1,9 +1,11 @@
-"""A trained model to use: embed images and texts, classify.
+"""A model to use: embed images and texts, classify.
 
 Letters: b images or texts, y x pixels, c channels, t tokens, n classes, e embedding.
-Work goes in padded batches of one size, so each function compiles once.
+Work goes in padded batches of few sizes, so each function compiles once per size; images are
+decoded in threads, while the device works on the batch before.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -15,35 +17,40 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax import files
-from clip_jax.checkpoint.manager import Checkpoints
-from clip_jax.config.schema import Config, MeshConfig
-from clip_jax.config.stored import read_config
+from clip_jax.config.schema import Config
 from clip_jax.data.feed import put
 from clip_jax.data.record import BadRecord, decode_image
-from clip_jax.data.transforms import evaluation_box, resized
+from clip_jax.data.transforms import evaluation
 from clip_jax.errors import UserError
 from clip_jax.inference.prompts import class_embeddings
 from clip_jax.models import dual
-from clip_jax.sharding.mesh import make_mesh, num_batch_shards
-from clip_jax.sharding.rules import shardings
+from clip_jax.sharding.mesh import num_batch_shards
 from clip_jax.tokenizers import Tokenizer
-from clip_jax.tokenizers import build as build_tokenizer
 
 Image = str | os.PathLike[str] | bytes | np.ndarray
+
+# What image generators take of a text tower: layer, final norm, what fills a row after its end.
+# Stable Diffusion 1 and 2, and SDXL (of both its towers; the second one's pads are zeros).
+GENERATORS = {"sd1": (-1, True, "eos"), "sd2": (-2, True, "zero"), "sdxl": (-2, False, "own")}
 
 
 @functools.lru_cache(maxsize=16)
 def _encoder(model: dual.DualEncoder, side: str) -> Callable[..., jax.Array]:
-    """The jitted tower of one side, with normalisation before and L2 after. Kept per model."""
+    """The jitted tower of one side, with normalisation before and L2 after. Kept per model.
 
-    def image(params: Any, x: jax.Array) -> jax.Array:
-        return dual.unit(model.image_features(params, dual.normalise(x, model.cfg.image)))
+    side: "image", "text", or "sequence LAYER FINAL_NORM" for the states of all tokens.
+    """
 
-    def text(params: Any, x: jax.Array) -> jax.Array:
-        return dual.unit(model.text_features(params, x))
+    def encode(params: Any, stats: Any, x: jax.Array) -> jax.Array:
+        if side.startswith("sequence"):
+            _, layer, final_norm = side.split()
+            return model.text_sequence(params, x, int(layer), final_norm == "True")
+        if side == "image":
+            x = dual.normalise(x, model.cfg.image)
+        return dual.unit(model.features(side, params, stats, x))
 
     # Whole on every device, so that each host can read all rows.
-    return jax.jit(image if side == "image" else text, out_shardings=PartitionSpec())
+    return jax.jit(encode, out_shardings=PartitionSpec())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Model:
     Attributes:
         config: of the run that made it.
         params: {"image", "text", "logit"}, on `mesh`.
+        stats: running statistics of batch norms, on `mesh`; {} for transformers.
         tokenizer: from captions to ids.
         mesh: devices that share the work.
         batch_size: images or texts per call of a tower.
@@ -60,6 +68,7 @@ class Model:
 
     config: Config
     params: dict[str, Any]
+    stats: dict[str, Any]
     tokenizer: Tokenizer
     mesh: Mesh
     batch_size: int = 256
@@ -76,8 +85,7 @@ class Model:
         except (BadRecord, OSError) as e:
             name = "image" if isinstance(image, bytes | np.ndarray) else str(image)
             raise UserError(f"{name}: cannot be read ({e}); give a JPEG, PNG or WebP") from e
-        height, width, _ = array.shape
-        return resized(array, cfg.size, evaluation_box(height, width, cfg.resize))
+        return evaluation(array, cfg.shape(), cfg.resize, cfg.interpolation)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """int32 (b, t)."""
@@ -85,13 +93,51 @@ class Model:
 
     def embed_images(self, images: Sequence[Image]) -> np.ndarray:
         """float32 (b, e), L2-normalised."""
-        return self._embed(
-            "image", lambda part: np.stack([self.preprocess(x) for x in part]), images
-        )
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            prepare = lambda part: np.stack(list(threads.map(self.preprocess, part)))  # noqa: E731
+            return self._embed("image", prepare, images)
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 (b, e), L2-normalised."""
-        return self._embed("text", self.tokenize, texts)
+    def embed_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        output: str = "pooled",
+        layer: int = -1,
+        final_norm: bool = True,
+    ) -> np.ndarray:
+        """Texts as vectors.
+
+        Args:
+            texts: b of them.
+            output: "pooled" for one embedding per text; "sequence" for the states of all tokens,
+                or a key of GENERATORS for those that an image generator was trained with.
+            layer: with "sequence": -1 = after the last block, -2 = after the one before.
+            final_norm: with "sequence": whether the tower's last layer norm acts on them.
+
+        Returns:
+            float32 (b, e), L2-normalised; or (b, t, d).
+        """
+        if output == "pooled":
+            return self._embed("text", self.tokenize, texts)
+        pads = "own"
+        if output in GENERATORS:
+            layer, final_norm, pads = GENERATORS[output]
+        elif output != "sequence":
+            known = ("pooled", "sequence", *GENERATORS)
+            raise UserError(f"output: must be one of {', '.join(known)} (got {output!r})")
+        layers = self.config.model.text.layers
+        if not -layers <= layer <= -1:
+            raise UserError(f"layer: must lie in {-layers}..-1 (got {layer})")
+        side = f"sequence {layer} {final_norm}"
+        return self._embed(side, lambda part: self._padded(part, pads), texts)
+
+    def _padded(self, texts: Sequence[str], pads: str) -> np.ndarray:
+        """int32 (b, t), filled as `pads` says: "own", "eos" or "zero"."""
+        ids, text = self.tokenize(texts), self.config.model.text
+        if pads == "own":
+            return ids
+        after = np.cumsum(ids == text.eos_id, axis=1) - (ids == text.eos_id) > 0  # past the first
+        return np.where(after, text.eos_id if pads == "eos" else 0, ids).astype(np.int32)
 
     def classify(
         self, images: Sequence[Image], labels: Sequence[str], templates: Sequence[str] = ("{}",)
@@ -118,16 +164,41 @@ class Model:
         shards = num_batch_shards(self.mesh)
         size = -(-self.batch_size // shards) * shards
         encode = _encoder(dual.build(self.config.model), side)
-        out = []
+        out: list[np.ndarray] = []
+        running: list[tuple[jax.Array, int]] = []  # at most one batch, while the next is prepared
         with jax.set_mesh(self.mesh):
             for i in range(0, len(items), size):
                 x = prepare(items[i : i + size])
-                padded = np.concatenate([x, np.repeat(x[:1], size - len(x), axis=0)])
-                z = encode(self.params, put({"x": padded}, self.mesh)["x"])
-                out.append(jax.device_get(z)[: len(x)])
-        return (
-            np.concatenate(out) if out else np.zeros((0, self.config.model.embed_dim), np.float32)
-        )
+                more = bucket(len(x), size, shards) - len(x)
+                padded = np.concatenate([x, np.repeat(x[:1], more, axis=0)])
+                z = encode(self.params, self.stats, put({"x": padded}, self.mesh)["x"])
+                running.append((z, len(x)))
+                if len(running) == 2:
+                    out.append(_fetch(*running.pop(0)))
+            out += [_fetch(*last) for last in running]
+        if out:
+            return np.concatenate(out)
+        text, pooled = self.config.model.text, (0, self.config.model.embed_dim)
+        shape = pooled if side in ("image", "text") else (0, text.context, text.width)
+        return np.zeros(shape, np.float32)
+
+
+def bucket(count: int, size: int, shards: int) -> int:
+    """Rows that `count` are padded to: few sizes, so few compilations, and little waste.
+
+    Args:
+        count: rows at hand, 1..size.
+        size: of a full batch, a multiple of `shards`.
+        shards: into how many parts a batch is split.
+    """
+    rows = shards
+    while rows < count:
+        rows *= 4
+    return min(rows, size)
+
+
+def _fetch(z: jax.Array, count: int) -> np.ndarray:
+    return jax.device_get(z)[:count]
 
 
 def _pixels(image: Image, channels: int) -> np.ndarray:
@@ -142,38 +213,3 @@ def _pixels(image: Image, channels: int) -> np.ndarray:
         raise BadRecord(f"{array.shape[2]} channels; the model has {channels}")
     data = image if isinstance(image, bytes) else files.read_bytes(os.fspath(image))
     return decode_image(data, channels)
-
-
-TOKENIZER_FILE = "tokenizer"
-
-
-def load(run: str, *, step: int | None = None) -> Model:
-    """The model of a run's newest good checkpoint, on all devices.
-
-    Args:
-        run: workdir of a training run.
-        step: of a certain checkpoint instead.
-
-    Raises:
-        UserError: no run, or no checkpoint, lies there.
-    """
-    cfg = read_config(run)
-    mesh = make_mesh(MeshConfig())
-    model = dual.build(cfg.model)
-    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        shapes,
-        shardings(shapes, mesh),
-    )
-    checkpoints = Checkpoints(run)
-    restored = checkpoints.restore_latest({"params": abstract}, print)
-    checkpoints.close()
-    if restored is None:
-        raise UserError(f"{run}: no checkpoint yet; train until the first is saved")
-    tokenizer = build_tokenizer(
-        cfg.tokenizer,
-        vocab_size=cfg.model.text.vocab_size,
-        stored=restored.extra_files[TOKENIZER_FILE],
-    )
-    return Model(cfg, restored.items["params"], tokenizer, mesh, cfg.eval.batch_size)

@@ -8,7 +8,7 @@ import numpy as np
 from clip_jax.config.extend import resolve
 from clip_jax.config.schema import TokenizerConfig
 from clip_jax.errors import UserError
-from clip_jax.tokenizers import bpe, sentencepiece
+from clip_jax.tokenizers import bpe, hf, sentencepiece
 
 
 class Tokenizer(Protocol):
@@ -27,9 +27,30 @@ class Tokenizer(Protocol):
         ...
 
 
+class _Missing:
+    """Stands where a tokenizer would, and says why there is none when it is asked."""
+
+    vocab_size = eos_id = pad_id = 0
+
+    def __init__(self, why: str):
+        self._why = why
+
+    def __call__(self, texts: Sequence[str], context: int) -> np.ndarray:
+        raise UserError(self._why)
+
+    def to_bytes(self) -> bytes:
+        raise UserError(self._why)
+
+
+def missing(why: str) -> Tokenizer:
+    """For a model that came without: images can be embedded, texts raise UserError(why)."""
+    return _Missing(why)
+
+
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "sentencepiece": sentencepiece.build,
     "clip_bpe": bpe.build,
+    "hf": hf.build,
 }
 
 

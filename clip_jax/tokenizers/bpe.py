@@ -1,7 +1,7 @@
 """OpenAI's CLIP byte-pair encoding, with the ids that OpenCLIP's SimpleTokenizer gives.
 
 ids: 256 bytes, the same 256 at the end of a word, 48,894 merges, start 49406, end 49407.
-A row is start, words, end, zeros (0 is also the id of `!`); a longer one is cut and ends in 49407.
+A row is start, words, end, pads (0, also the id of `!`); a longer one is cut and ends in 49407.
 
 Legend: n = captions, t = context.
 Costs: each whitespace-separated chunk is encoded once and remembered, and ASCII captions skip the
@@ -39,6 +39,7 @@ _WORD = regex.compile(
     regex.IGNORECASE,
 )
 _SPECIAL = {"<start_of_text>": SOT_ID, "<end_of_text>": EOS_ID}
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _MAX_CHUNKS, _MAX_CHUNK_CHARS = 1 << 18, 64
 
 
@@ -47,12 +48,14 @@ class ClipBPE:
 
     Args:
         merges: the merges file in plain form, as `read_merges` returns it.
+        pad_id: id that fills a row; Stable Diffusion 1 wants the end of text there.
     """
 
-    vocab_size, eos_id, pad_id = VOCAB_SIZE, EOS_ID, 0
+    vocab_size, eos_id = VOCAB_SIZE, EOS_ID
 
-    def __init__(self, merges: bytes):
-        self._merges = merges
+    def __init__(self, merges: bytes, pad_id: int = 0):
+        self._merges, self.pad_id = merges, pad_id
+        self._pad = _raw([pad_id])
         self._byte_ids, self._pairs = _tables(merges)
         self._chunks = _Memo(self._chunk)
 
@@ -72,7 +75,7 @@ class ClipBPE:
         row = b"".join((_SOT, *map(self._chunks.__getitem__, text.lower().split()), _EOS))
         if len(row) > num_bytes:
             return row[: num_bytes - 4] + _EOS
-        return row.ljust(num_bytes, b"\0")
+        return row + self._pad * ((num_bytes - len(row)) // 4)
 
     def _chunk(self, chunk: str) -> bytes:
         """Ids of text without whitespace as raw int32. No word of the pattern spans whitespace."""
@@ -147,12 +150,23 @@ def _raw(ids: list[int]) -> bytes:
 _SOT, _EOS = _raw([SOT_ID]), _raw([EOS_ID])
 
 
+def vocabulary(merges: bytes) -> dict[str, int]:
+    """Token -> id, as Hugging Face's vocab.json writes them."""
+    symbols = _symbols()
+    words = [*symbols, *(s + "</w>" for s in symbols)]
+    words += ["".join(line.split(" ")) for line in merges.decode().split("\n")[1:-1]]
+    return {w: i for i, w in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+
+
+def _symbols() -> list[str]:
+    """The characters of the 256 bytes: Latin-1, the unprintable ones as U+0100 and on."""
+    return [chr(b) for b in _PRINTABLE] + [chr(256 + i) for i in range(256 - len(_PRINTABLE))]
+
+
 def _tables(merges: bytes) -> tuple[dict[int, int], dict[tuple[int, int], int]]:
     """Returns byte -> id, and (left id, right id) -> merged id."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    order = printable + [b for b in range(256) if b not in printable]
-    # The file writes a byte as its Latin-1 character, the unprintable ones as U+0100 and on.
-    symbols = [chr(b) for b in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    order = _PRINTABLE + [b for b in range(256) if b not in _PRINTABLE]
+    symbols = _symbols()
     id_of = {s: i for i, s in enumerate(symbols + [s + "</w>" for s in symbols])}
     pairs = {}
     for line in merges.decode().split("\n")[1:-1]:
@@ -237,4 +251,4 @@ def build(
         where = find_merges()
         with open(where, "rb") as f:
             data = f.read()
-    return ClipBPE(read_merges(data, where))
+    return ClipBPE(read_merges(data, where), max(cfg.pad_id, 0))

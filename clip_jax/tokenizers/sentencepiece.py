@@ -46,7 +46,7 @@ class SentencePiece:
         model: a serialized SentencePiece model.
         clean: key of CLEANERS, applied to every caption first.
         sticky_eos: a caption that is cut still ends in end-of-text (big_vision's eos="sticky").
-        pad_id: id that fills a row; None = the model's own, or end-of-text if it has none.
+        pad_id: id that fills a row; -1 = the model's own, or end-of-text if it has none.
         where: origin of the model, for messages.
 
     Raises:
@@ -59,7 +59,7 @@ class SentencePiece:
         *,
         clean: str,
         sticky_eos: bool,
-        pad_id: int | None = None,
+        pad_id: int = -1,
         where: str = "tokenizer",
     ):
         self._model, self._processor = model, _processor(model, where)
@@ -71,8 +71,9 @@ class SentencePiece:
                 f"{where}: the model has no end-of-text piece (got eos_id -1); "
                 "train it with an eos_id"
             )
+        self.unk_id: int = self._processor.unk_id()
         own = self._processor.pad_id()
-        self.pad_id: int = pad_id if pad_id is not None else own if own >= 0 else self.eos_id
+        self.pad_id: int = next(i for i in (pad_id, own, self.eos_id) if i >= 0)
 
     def __call__(self, texts: Sequence[str], context: int) -> np.ndarray:
         """Returns int32 (n, t)."""
@@ -84,6 +85,10 @@ class SentencePiece:
             if self._sticky_eos:
                 row[len(ids) - 1] = self.eos_id
         return rows
+
+    def piece(self, number: int) -> str:
+        """The text of an id."""
+        return self._processor.id_to_piece(number)
 
     def to_bytes(self) -> bytes:
         """The model, for `build(stored=...)`."""
@@ -180,7 +185,9 @@ def build(
             model_type=cfg.model_type,
             clean=cfg.clean,
         )
-    return SentencePiece(model, clean=cfg.clean, sticky_eos=cfg.sticky_eos, where=where)
+    return SentencePiece(
+        model, clean=cfg.clean, sticky_eos=cfg.sticky_eos, pad_id=cfg.pad_id, where=where
+    )
 
 
 def _check(field: str, value: str, known: Iterable[str]) -> None:

@@ -1,0 +1,120 @@
+"""clip_jax.load: a model of our own runs, of other programs, or a random one that is asked for."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+
+from clip_jax.checkpoint.manager import Checkpoints
+from clip_jax.config.presets import MODELS
+from clip_jax.config.schema import Config, MeshConfig, ModelConfig
+from clip_jax.config.stored import read_config
+from clip_jax.errors import UserError
+from clip_jax.inference.api import Model
+from clip_jax.interop import build, read
+from clip_jax.models import dual
+from clip_jax.sharding.mesh import make_mesh
+from clip_jax.sharding.rules import shardings
+from clip_jax.tokenizers import Tokenizer, missing
+from clip_jax.tokenizers import build as build_tokenizer
+
+TOKENIZER_FILE = "tokenizer"
+
+
+def load(
+    source: str | os.PathLike[str] = "",
+    *,
+    config: ModelConfig | str | None = None,
+    init: str = "weights",
+    step: int | None = None,
+) -> Model:
+    """A model, on all devices.
+
+    Args:
+        source: workdir of a run (its newest good checkpoint), a Hugging Face or OpenCLIP folder,
+            `hf-hub:OWNER/NAME`, or a file of weights (.safetensors, .bin, .pt, .npz).
+        config: a name of clip_jax.MODELS or a ModelConfig, for weights that come without; with
+            another size or context the positions are resized.
+        init: "random" for fresh parameters of `config`, and no source.
+        step: of a certain checkpoint of a run.
+
+    Raises:
+        UserError: nothing usable lies there, or it contradicts `config`.
+    """
+    source = os.fspath(source)
+    if init not in ("weights", "random"):
+        raise UserError(f"init: must be 'weights' or 'random' (got {init!r})")
+    if init == "random":
+        return _random(source, config)
+    if not source or (source in MODELS and not os.path.exists(source)):
+        raise UserError(
+            f"load: '{source}' is no weights; give a run, a folder, a file or hf-hub:OWNER/NAME, "
+            "or config=NAME with init='random'"
+        )
+    if read.is_foreign(source):
+        return _foreign(source, config)
+    if config is not None:
+        raise UserError(f"{source}: a run has its own config; leave config out")
+    return _run(source, step)
+
+
+def _random(source: str, config: ModelConfig | str | None) -> Model:
+    if source or config is None:
+        raise UserError("init: 'random' needs a config, such as ViT-B-32, and no source")
+    cfg = read.preset(config) if isinstance(config, str) else config
+    mesh, model = make_mesh(MeshConfig()), dual.build(cfg)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    make = jax.jit(model.init, out_shardings=shardings(shapes, mesh))
+    params, stats = make(jax.random.key(0))
+    tokenizer = missing("load: a random model has no tokenizer; call embed_images")
+    return Model(Config(model=cfg), params, stats, tokenizer, mesh)
+
+
+def _foreign(source: str, config: ModelConfig | str | None) -> Model:
+    mesh = make_mesh(MeshConfig())
+    found = read.read(source, config)
+    params, stats = build.build(found, mesh)
+    cfg = dataclasses.replace(Config(), model=found.config, tokenizer=found.tokenizer)
+    return Model(cfg, params, stats, _tokenizer_of(found), mesh)
+
+
+def _tokenizer_of(found: read.Foreign) -> Tokenizer:
+    """The tokenizer that came along; else CLIP's if it is installed; else one that says so."""
+    text, cfg = found.config.text, found.tokenizer
+    if not found.tokenizer_file and cfg.kind != "clip_bpe":
+        return missing(
+            f"{found.where}: came without its tokenizer; put spiece.model or tokenizer.json "
+            "beside the weights"
+        )
+    stored = found.tokenizer_file or None
+    try:
+        return build_tokenizer(cfg, vocab_size=text.vocab_size, stored=stored)
+    except UserError as e:
+        if stored:
+            raise
+        return missing(str(e))
+
+
+def _run(run: str, step: int | None) -> Model:
+    cfg = read_config(run)
+    mesh = make_mesh(MeshConfig())
+    params, stats = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
+    shapes: dict[str, Any] = {"params": params, "stats": stats}
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings(shapes, mesh),
+    )
+    checkpoints = Checkpoints(run)
+    restored = checkpoints.restore_latest(abstract, print, only=step)
+    checkpoints.close()
+    if restored is None:
+        raise UserError(f"{run}: no checkpoint yet; train until the first is saved")
+    tokenizer = build_tokenizer(
+        cfg.tokenizer,
+        vocab_size=cfg.model.text.vocab_size,
+        stored=restored.extra_files[TOKENIZER_FILE],
+    )
+    items = restored.items
+    return Model(cfg, items["params"], items["stats"], tokenizer, mesh, cfg.eval.batch_size)

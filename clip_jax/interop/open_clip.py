@@ -1,0 +1,440 @@
+"""OpenCLIP and OpenAI: tensor names, model_cfg and preprocess_cfg, both ways.
+
+Names are those of open_clip 3.3's state dicts: `CLIP` (visual.*, transformer.*), `CustomTextCLIP`
+(text.*), ModifiedResNet, and timm's SigLIP towers (visual.trunk.*).
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clip_jax.config.presets import HALF
+from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
+from clip_jax.errors import UserError, near
+from clip_jax.interop import blocks
+from clip_jax.interop.table import CONV, COUNT, FLAT, INTO, OUT, ROW, SAME, Rule
+from clip_jax.interop.tensors import Tensors
+from clip_jax.models import vit
+
+# What else may lie in a file and is not a weight: OpenAI's archives, buffers of old versions.
+EXTRA = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")
+
+
+def is_optional(name: str) -> bool:
+    """Whether a tensor that the table lacks is known to carry no weight."""
+    return name in EXTRA
+
+
+def is_timm(cfg: ModelConfig) -> bool:
+    """Whether OpenCLIP builds this image tower with timm: SigLIP's."""
+    return cfg.image.kind == "vit" and cfg.image.pool == "map"
+
+
+def table(cfg: ModelConfig) -> list[Rule]:
+    """The rules of a model.
+
+    Raises:
+        UserError: OpenCLIP has no such model.
+    """
+    _check(cfg)
+    custom = is_timm(cfg)
+    if cfg.image.kind == "resnet":
+        image = _resnet(cfg.image)
+    else:
+        image = _timm(cfg.image) if custom else _vit(cfg.image)
+    logit = [Rule("logit_scale", ("logit/scale",))]
+    if cfg.logit_bias:
+        logit.append(Rule("logit_bias", ("logit/bias",)))
+    return [*_text(cfg.text, "text." if custom else "", linear=custom), *image, *logit]
+
+
+def _check(cfg: ModelConfig) -> None:
+    image, text = cfg.image, cfg.text
+    odd = {
+        "image.kind": image.kind not in ("vit", "resnet") and image.kind,
+        "image.registers": image.registers,
+        "image.posemb": image.posemb == "sincos2d" and image.posemb,
+        "image.class_token": image.kind == "vit" and image.class_token == is_timm(cfg) and (
+            f"{image.class_token} with pool '{image.pool}'"),
+        "text.kind": text.kind != "transformer" and text.kind,
+        "text.pool": text.pool in ("mean", "map") and text.pool,
+        "text.mask_pads": text.mask_pads,
+    }  # fmt: skip
+    for name, value in odd.items():
+        if value:
+            raise UserError(f"config.model.{name}: OpenCLIP has no such model (got {value})")
+
+
+def _vit(cfg: ImageConfig) -> list[Rule]:
+    rules = [
+        Rule("visual.class_embedding", ("image/cls",)),
+        Rule("visual.conv1.weight", ("image/patch/kernel",), CONV),
+    ]
+    if cfg.patch_bias:
+        rules.append(Rule("visual.conv1.bias", ("image/patch/bias",)))
+    positions = "visual.positional_embedding"
+    if cfg.posemb == "learned":
+        rules.append(Rule(positions, ("image/posemb",)))
+    else:
+        rules.append(Rule(positions, (), constant=vit.fixed_positions(cfg)))
+    if cfg.ln_pre:
+        rules += blocks.norm("visual.ln_pre", "image/ln_pre")
+    rules += blocks.open_clip_blocks("visual.transformer.resblocks", "image/blocks")
+    if cfg.layer_scale:
+        rules += [
+            Rule(f"visual.transformer.resblocks.{{i}}.ls_{n}.gamma", (f"image/blocks/ls{n}",))
+            for n in (1, 2)
+        ]
+    rules += blocks.norm("visual.ln_post", "image/ln_post")
+    if cfg.projection != "none":
+        rules.append(Rule("visual.proj", ("image/head/kernel",)))
+    return rules
+
+
+def _timm(cfg: ImageConfig) -> list[Rule]:
+    patch = [Rule("visual.trunk.patch_embed.proj.weight", ("image/patch/kernel",), CONV)]
+    if cfg.patch_bias:
+        patch.append(Rule("visual.trunk.patch_embed.proj.bias", ("image/patch/bias",)))
+    return [
+        *patch,
+        Rule("visual.trunk.pos_embed", ("image/posemb",), ROW),
+        *blocks.timm_blocks("visual.trunk.blocks", "image/blocks"),
+        *blocks.norm("visual.trunk.norm", "image/ln_post"),
+        *blocks.timm_pool("visual.trunk.attn_pool", "image/pool"),
+    ]
+
+
+def _text(cfg: TextConfig, prefix: str, linear: bool) -> list[Rule]:
+    rules = [
+        Rule(f"{prefix}positional_embedding", ("text/posemb",)),
+        Rule(f"{prefix}token_embedding.weight", ("text/token/embedding",)),
+        *blocks.open_clip_blocks(f"{prefix}transformer.resblocks", "text/blocks"),
+        *blocks.norm(f"{prefix}ln_final", "text/ln_post"),
+    ]
+    if cfg.projection == "bias":
+        rules += blocks.linear(f"{prefix}text_projection", "text/head")
+    elif cfg.projection == "linear":
+        rules.append(Rule(f"{prefix}text_projection", ("text/head/kernel",), SAME))
+    return rules
+
+
+def _batch_norm(theirs: str, ours: str) -> list[Rule]:
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    rules = [Rule(f"{theirs}.{a}", (f"{ours}/{b}",)) for a, b in names.items()]
+    return [*rules, Rule(f"{theirs}.num_batches_tracked", (f"{ours}/count",), COUNT)]
+
+
+def _resnet(cfg: ImageConfig) -> list[Rule]:
+    rules = []
+    for i in (1, 2, 3):
+        rules.append(Rule(f"visual.conv{i}.weight", (f"image/conv{i}/kernel",), CONV))
+        rules += _batch_norm(f"visual.bn{i}", f"image/bn{i}")
+    for stage, count in enumerate(cfg.stages, 1):
+        for b in range(count):
+            theirs, ours = f"visual.layer{stage}.{b}", f"image/stage{stage}/block{b}"
+            for i in (1, 2, 3):
+                rules.append(Rule(f"{theirs}.conv{i}.weight", (f"{ours}/conv{i}/kernel",), CONV))
+                rules += _batch_norm(f"{theirs}.bn{i}", f"{ours}/bn{i}")
+            if b == 0:  # every first block changes the width
+                down = f"{theirs}.downsample"
+                rules.append(Rule(f"{down}.0.weight", (f"{ours}/down_conv/kernel",), CONV))
+                rules += _batch_norm(f"{down}.1", f"{ours}/down_bn")
+    pool = "visual.attnpool"
+    rules.append(Rule(f"{pool}.positional_embedding", ("image/pool/posemb",)))
+    for x in "qkv":
+        rules.append(Rule(f"{pool}.{x}_proj.weight", (f"image/pool/{x}/kernel",), INTO))
+        rules.append(Rule(f"{pool}.{x}_proj.bias", (f"image/pool/{x}/bias",), FLAT))
+    rules.append(Rule(f"{pool}.c_proj.weight", ("image/pool/out/kernel",), OUT))
+    return [*rules, Rule(f"{pool}.c_proj.bias", ("image/pool/out/bias",))]
+
+
+# open_clip_config.json
+
+TIMM = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096),
+        "so400m": (1152, 27, 16, 4304), "giantopt": (1536, 40, 16, 6144)}  # fmt: skip
+_TIMM_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)")
+_NO_MEANING = {"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_tokenizer_name",
+               "tokenizer_kwargs", "output_tokens", "embed_cls"}  # fmt: skip
+_RESIZE = {"shortest": "shortest", "squash": "squash"}
+
+
+def to_model(
+    model_cfg: Mapping[str, Any], preprocess: Mapping[str, Any], where: str
+) -> ModelConfig:
+    """Our config of an open_clip_config.json.
+
+    Args:
+        model_cfg: its part of that name.
+        preprocess: its `preprocess_cfg`; missing fields are OpenCLIP's defaults.
+        where: the file, for messages.
+
+    Raises:
+        UserError: a part that we do not have, or do not know.
+    """
+    known = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale",
+             "init_logit_bias", "nonscalar_logit_scale"}  # fmt: skip
+    _known(model_cfg, known, f"{where}: model_cfg")
+    quick = bool(model_cfg.get("quick_gelu", False))
+    bias = model_cfg.get("init_logit_bias")
+    try:
+        image = _to_image(model_cfg["vision_cfg"], quick, f"{where}: vision_cfg")
+        text = _to_text(model_cfg["text_cfg"], quick, f"{where}: text_cfg")
+        embed_dim = int(model_cfg["embed_dim"])
+    except KeyError as e:
+        raise UserError(f"{where}: model_cfg lacks {e}; give a whole open_clip_config.json") from e
+    image = _with_pixels(image, preprocess, f"{where}: preprocess_cfg")
+    return ModelConfig(
+        image=image,
+        text=text,
+        embed_dim=embed_dim,
+        logit_scale_init=float(model_cfg.get("init_logit_scale") or 2.6592600369327779),
+        logit_bias=bias is not None,
+        logit_bias_init=float(bias if bias is not None else -10.0),
+        init="big_vision" if image.pool == "map" else "open_clip",
+    )
+
+
+def _known(given: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key, value in given.items():
+        if key not in known and value not in (None, False):
+            raise UserError(f"{where}: {key} is not supported (got {value!r}){near(key, known)}")
+
+
+def _activation(cfg: Mapping[str, Any], quick: bool) -> str:
+    if quick:
+        return "quick_gelu"
+    approximate = (cfg.get("act_kwargs") or {}).get("approximate", "none")
+    return "gelu_tanh" if approximate == "tanh" else "gelu"
+
+
+def _to_image(cfg: Mapping[str, Any], quick: bool, where: str) -> ImageConfig:
+    size = cfg.get("image_size", 224)
+    rows, columns = (size, 0) if isinstance(size, int) else (size[0], size[1])
+    if "timm_model_name" in cfg:
+        known = {"image_size", "timm_model_name", "timm_pool", "timm_proj"} | _NO_MEANING
+        _known(cfg, known, where)
+        found = _TIMM_NAME.fullmatch(cfg["timm_model_name"])
+        if not found or found[1] not in TIMM or cfg.get("timm_pool", "map") != "map":
+            raise UserError(
+                f"{where}: only timm's SigLIP towers are supported (got {cfg['timm_model_name']})"
+            )
+        width, layers, heads, mlp_dim = TIMM[found[1]]
+        return ImageConfig(
+            size=rows, columns=columns, patch=int(found[2]), patch_bias=True, width=width,
+            layers=layers, heads=heads, mlp_dim=mlp_dim, class_token=False, ln_pre=False,
+            pool="map", projection="none", activation="gelu_tanh", ln_eps=1e-6,
+        )  # fmt: skip
+    known = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "no_ln_pre",
+             "pool_type", "final_ln_after_pool", "ls_init_value", "pos_embed_type", "norm_kwargs",
+             "act_kwargs", "patch_dropout"} | _NO_MEANING  # fmt: skip
+    _known(cfg, known, where)
+    layers, width = cfg.get("layers", 12), cfg.get("width", 768)
+    head_width = cfg.get("head_width", 64)
+    if isinstance(layers, list | tuple):
+        return ImageConfig(
+            kind="resnet", size=rows, columns=columns, width=width, stages=tuple(layers),
+            heads=width * 32 // head_width, activation="quick_gelu" if quick else "gelu",
+        )  # fmt: skip
+    pools = {"tok": "cls", "avg": "mean"}
+    pool = cfg.get("pool_type", "tok")
+    if pool not in pools:
+        raise UserError(f"{where}: pool_type is not supported (got '{pool}')")
+    positions = {"learnable": "learned", "sin_cos_2d": "sincos2d_mae"}
+    return ImageConfig(
+        size=rows,
+        columns=columns,
+        patch=cfg.get("patch_size", 16),
+        width=width,
+        layers=layers,
+        heads=width // head_width,
+        mlp_dim=int(width * cfg.get("mlp_ratio", 4.0)),
+        posemb=positions[cfg.get("pos_embed_type", "learnable")],
+        ln_pre=not cfg.get("no_ln_pre", False),
+        pool=pools[pool],
+        ln_post="after" if cfg.get("final_ln_after_pool", False) else "before",
+        layer_scale=float(cfg.get("ls_init_value") or 0.0),
+        activation=_activation(cfg, quick),
+        ln_eps=float((cfg.get("norm_kwargs") or {}).get("eps", 1e-5)),
+    )
+
+
+def _to_text(cfg: Mapping[str, Any], quick: bool, where: str) -> TextConfig:
+    known = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type",
+             "no_causal_mask", "proj_type", "proj_bias", "norm_kwargs", "act_kwargs", "eos_id",
+             "pad_id"} | _NO_MEANING  # fmt: skip
+    _known(cfg, known, where)
+    width, vocab = cfg.get("width", 512), cfg.get("vocab_size", 49408)
+    pools = {"argmax": "eos", "eos": "eos", "last": "last", "first": "first"}
+    pool = cfg.get("pool_type", "argmax")
+    if pool not in pools:
+        raise UserError(f"{where}: pool_type is not supported (got '{pool}')")
+    # argmax of the ids is the end of text only where that is the highest id
+    eos = cfg.get("eos_id", 2) if pool == "eos" else vocab - 1 if pool == "argmax" else 1
+    projection = "bias" if cfg.get("proj_bias", False) else "linear"
+    return TextConfig(
+        context=cfg.get("context_length", 77),
+        vocab_size=vocab,
+        width=width,
+        layers=cfg.get("layers", 12),
+        heads=cfg.get("heads", 8),
+        mlp_dim=int(width * cfg.get("mlp_ratio", 4.0)),
+        pool=pools[pool],
+        causal=not cfg.get("no_causal_mask", False),
+        projection="none" if cfg.get("proj_type", "linear") in ("none", None) else projection,
+        eos_id=eos,
+        pad_id=cfg.get("pad_id", 0),
+        activation=_activation(cfg, quick),
+        ln_eps=float((cfg.get("norm_kwargs") or {}).get("eps", 1e-5)),
+    )
+
+
+def _with_pixels(image: ImageConfig, cfg: Mapping[str, Any], where: str) -> ImageConfig:
+    timm = image.pool == "map"
+    resize = cfg.get("resize_mode", "squash" if timm else "shortest")
+    interpolation = cfg.get("interpolation", "bicubic")
+    if resize not in _RESIZE or interpolation not in ("bicubic", "bilinear"):
+        raise UserError(f"{where}: not supported (got resize_mode {resize}, {interpolation})")
+    mean = cfg.get("mean", HALF if timm else image.mean)
+    std = cfg.get("std", HALF if timm else image.std)
+    return dataclasses.replace(
+        image, resize=resize, interpolation=interpolation, mean=tuple(mean), std=tuple(std)
+    )
+
+
+def from_model(cfg: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """model_cfg and preprocess_cfg, such that `to_model` gives `cfg` back.
+
+    Raises:
+        UserError: OpenCLIP has no such model.
+    """
+    _check(cfg)
+    image, text = cfg.image, cfg.text
+    quick = text.activation == "quick_gelu"
+    if not is_timm(cfg) and (image.activation == "quick_gelu") != quick:
+        raise UserError("config.model: OpenCLIP wants QuickGELU in both towers or in none")
+    size = image.size if not image.columns else [image.size, image.columns]
+    text_cfg: dict[str, Any] = {
+        "context_length": text.context,
+        "vocab_size": text.vocab_size,
+        "width": text.width,
+        "heads": text.heads,
+        "layers": text.layers,
+        "pool_type": text.pool,
+    }
+    if text.mlp_dim != 4 * text.width:
+        text_cfg["mlp_ratio"] = _ratio(text.width, text.mlp_dim)
+    if text.pool == "eos":
+        if text.eos_id == text.vocab_size - 1:
+            text_cfg["pool_type"] = "argmax"
+        else:
+            text_cfg["eos_id"] = text.eos_id
+    text_cfg |= {"no_causal_mask": True} if not text.causal else {}
+    text_cfg |= {"proj_bias": True} if text.projection == "bias" else {}
+    text_cfg |= {"proj_type": "none"} if text.projection == "none" else {}
+    text_cfg |= {"pad_id": text.pad_id} if text.pad_id else {}
+    text_cfg |= _layers(text)
+    model: dict[str, Any] = {"embed_dim": cfg.embed_dim}
+    model |= {"quick_gelu": True} if quick else {}
+    model |= {"custom_text": True} if is_timm(cfg) else {}
+    model["init_logit_scale"] = cfg.logit_scale_init
+    model |= {"init_logit_bias": cfg.logit_bias_init} if cfg.logit_bias else {}
+    vision = {"image_size": size, **_from_image(cfg.image)}
+    pixels = {
+        "size": [image.size, image.columns or image.size],
+        "mode": "RGB",
+        "mean": list(image.mean),
+        "std": list(image.std),
+        "interpolation": image.interpolation,
+        "resize_mode": image.resize,
+        "fill_color": 0,
+    }
+    return {**model, "vision_cfg": vision, "text_cfg": text_cfg}, pixels
+
+
+def _ratio(width: int, hidden: int) -> float:
+    """A ratio that int(width * ratio) brings back to `hidden`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def _layers(tower: ImageConfig | TextConfig) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    if tower.ln_eps != 1e-5:
+        out["norm_kwargs"] = {"eps": tower.ln_eps}
+    if tower.activation == "gelu_tanh":
+        out["act_kwargs"] = {"approximate": "tanh"}
+    return out
+
+
+def _from_image(image: ImageConfig) -> dict[str, Any]:
+    if image.pool == "map":
+        shape = (image.width, image.layers, image.heads, image.mlp_dim)
+        names = [n for n, s in TIMM.items() if s == shape]
+        if not names:
+            raise UserError(f"config.model.image: timm has no SigLIP tower of this shape {shape}")
+        name = f"vit_{names[0]}_patch{image.patch}_siglip_{image.size}"
+        return {"timm_model_name": name, "timm_model_pretrained": False, "timm_pool": "map",
+                "timm_proj": "none"}  # fmt: skip
+    if image.kind == "resnet":
+        width = image.width * 32 // image.heads
+        return {"layers": list(image.stages), "width": image.width, "head_width": width}
+    out: dict[str, Any] = {
+        "layers": image.layers,
+        "width": image.width,
+        "head_width": image.width // image.heads,
+        "patch_size": image.patch,
+    }
+    if image.mlp_dim != 4 * image.width:
+        out["mlp_ratio"] = _ratio(image.width, image.mlp_dim)
+    out |= {"no_ln_pre": True} if not image.ln_pre else {}
+    out |= {"pool_type": "avg"} if image.pool == "mean" else {}
+    out |= {"final_ln_after_pool": True} if image.ln_post == "after" else {}
+    out |= {"pos_embed_type": "sin_cos_2d"} if image.posemb != "learned" else {}
+    out |= {"ls_init_value": image.layer_scale} if image.layer_scale else {}
+    return out | _layers(image)
+
+
+# OpenAI's archives carry no config: the shapes tell it, and all nine models are QuickGELU.
+
+
+def from_shapes(tensors: Tensors) -> ModelConfig:
+    """The config of OpenAI's weights (openai/CLIP `build_model`).
+
+    Raises:
+        UserError: these are not OpenAI's names.
+    """
+    s = tensors.shapes
+    try:
+        vocab, width = s["token_embedding.weight"]
+        text = TextConfig(
+            context=s["positional_embedding"][0], vocab_size=vocab, width=width,
+            layers=_count(s, r"transformer\.resblocks\.(\d+)\."), heads=width // 64,
+            mlp_dim=4 * width, eos_id=vocab - 1, activation="quick_gelu",
+        )  # fmt: skip
+        embed_dim = s["text_projection"][1]
+        if "visual.proj" in s:
+            d, channels, patch, _ = s["visual.conv1.weight"]
+            side = round((s["visual.positional_embedding"][0] - 1) ** 0.5)
+            image = ImageConfig(
+                size=side * patch, channels=channels, patch=patch, width=d, heads=d // 64,
+                layers=_count(s, r"visual\.transformer\.resblocks\.(\d+)\."), mlp_dim=4 * d,
+                activation="quick_gelu",
+            )  # fmt: skip
+        else:
+            stages = tuple(_count(s, rf"visual\.layer{i}\.(\d+)\.") for i in (1, 2, 3, 4))
+            stem = s["visual.conv3.weight"][0]
+            side = round((s["visual.attnpool.positional_embedding"][0] - 1) ** 0.5)
+            image = ImageConfig(
+                kind="resnet", size=32 * side, width=stem, stages=stages, heads=stem // 2,
+                activation="quick_gelu",
+            )  # fmt: skip
+    except (KeyError, ValueError, IndexError) as e:
+        raise UserError(
+            f"{tensors.path}: not the names of OpenAI's weights (no {e}); give a config"
+        ) from e
+    return ModelConfig(image=image, text=text, embed_dim=embed_dim)
+
+
+def _count(shapes: Mapping[str, Any], pattern: str) -> int:
+    return 1 + max(int(m[1]) for n in shapes if (m := re.match(pattern, n)))
