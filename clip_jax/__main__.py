@@ -11,6 +11,9 @@ from clip_jax.errors import BUG, DONE, INTERRUPTED, USER, Stop, UserError, near
 VERBS = {
     "train": "train a model from image-text pairs, or go on where a run stopped",
     "eval": "evaluate a finished or running run",
+    "embed": "embed a data set into Parquet files, for search and filtering",
+    "classify": "say which of some names fits each picture",
+    "search": "find the embedded images nearest to a text or a picture",
     "export": "write a model in the files of OpenCLIP, Hugging Face, big_vision or diffusers",
     "bench": "measure a part of the program against its peers",
 }

@@ -40,12 +40,12 @@ def user_errors(path: str) -> Iterator[None]:
         errno.ENOSPC: "the disk is full; free some space and start the same command again",
         errno.EDQUOT: "the disk quota is used up; free some space and start again",
         errno.EFBIG: "the file would be larger than the limit of this process (ulimit -f)",
-        errno.EACCES: "it may not be written; choose another --workdir or mend its permissions",
-        errno.EPERM: "it may not be written; choose another --workdir or mend its permissions",
-        errno.EROFS: "the file system is read-only; choose another --workdir",
-        errno.ENOTDIR: "a part of the path is a file; choose another --workdir",
-        errno.EEXIST: "is a file, and a folder is needed; choose another --workdir",
-        errno.ENAMETOOLONG: "the name is too long; choose a shorter --workdir",
+        errno.EACCES: "it may not be written; choose another folder or mend its permissions",
+        errno.EPERM: "it may not be written; choose another folder or mend its permissions",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOTDIR: "a part of the path is a file; choose another folder",
+        errno.EEXIST: "is a file, and a folder is needed; choose another folder",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     }
     try:
         yield

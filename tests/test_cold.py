@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-HEAVY = ("jax", "flax", "optax", "numpy", "orbax", "tensorflow_datasets", "matplotlib")
+HEAVY = (
+    "jax",
+    "flax",
+    "optax",
+    "numpy",
+    "orbax",
+    "tensorflow_datasets",
+    "matplotlib",
+    "pyarrow",
+    "PIL",
+)
 PROGRAM = """
 import sys
 from clip_jax.__main__ import main
@@ -18,7 +28,9 @@ print("STATUS", status or 0, "LOADED", *sorted({name.split(".")[0] for name in s
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["embed", "--help"], ["classify", "--help"], ["search", "--help"]]
+)
 def test_help_does_not_import_jax(arguments):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],

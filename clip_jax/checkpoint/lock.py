@@ -72,7 +72,7 @@ class WorkdirLock:
         if holder is not None:
             raise UserError(
                 f"{self._workdir}: in use by another run ({holder}); wait for it or stop it, or "
-                "choose another --workdir"
+                "choose another folder"
             )
         self._thread.start()
 

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,6 +53,24 @@ class Example:
     image: bytes
     texts: tuple[str, ...]
     fields: dict[str, int | str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Which record it is, known without reading it.
+
+    Attributes:
+        key: name of the sample in its source, fit for printing.
+        image: where its image lies: a path, TAR#KEY or DATA_SET#NUMBER; "" where nobody can say.
+    """
+
+    key: str
+    image: str
+
+
+def printable(name: str) -> str:
+    """The name of a file as text; bytes that are no UTF-8 as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def checked(

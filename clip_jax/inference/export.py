@@ -51,14 +51,7 @@ def export(model: Model, to: str, out: str, *, dtype: str = "float32", scores: s
     Raises:
         UserError: `to` has no such model, or `out` cannot be written.
     """
-    if to not in FORMATS:
-        raise UserError(
-            f"--to: must be one of {', '.join(FORMATS)} (got '{to}'){near(to, FORMATS)}"
-        )
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype: must be one of {', '.join(DTYPES)} (got '{dtype}')")
-    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
-        raise UserError(f"{out}: is there already; choose another --out")
+    check(to, out, dtype)
     out = os.path.abspath(out)
     temporary = f"{out}.tmp-{uuid.uuid4().hex[:8]}"
     try:
@@ -70,6 +63,18 @@ def export(model: Model, to: str, out: str, *, dtype: str = "float32", scores: s
             os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check(to: str, out: str, dtype: str) -> None:
+    """Raises UserError for what `export` would refuse whatever the model is."""
+    if to not in FORMATS:
+        raise UserError(
+            f"--to: must be one of {', '.join(FORMATS)} (got '{to}'){near(to, FORMATS)}"
+        )
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype: must be one of {', '.join(DTYPES)} (got '{dtype}')")
+    if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+        raise UserError(f"{out}: is there already; choose another --out")
 
 
 def run_scores(source: str) -> str:

@@ -202,13 +202,19 @@ class LiveLine:
     Args:
         total_steps: last step of the run.
         stream: where to print; None prints nothing.
+        unit: what is counted.
         now: clock in seconds.
     """
 
     def __init__(
-        self, total_steps: int, stream: TextIO | None, *, now: Callable[[], float] = time.monotonic
+        self,
+        total_steps: int,
+        stream: TextIO | None,
+        *,
+        unit: str = "step",
+        now: Callable[[], float] = time.monotonic,
     ):
-        self._total = total_steps
+        self._total, self._unit = total_steps, unit
         self._out = _Outlet(stream)
         self._tty = self._out.isatty()
         self._now = now
@@ -221,7 +227,9 @@ class LiveLine:
         """Shows the values of a step (`loss`, `speed/examples_per_s`, `data/wait_share`)."""
         time_s = self._now()
         self._first = self._first or (step, time_s)
-        line = ", ".join([f"step {step}/{self._total}", *_parts(values), *self._left(step, time_s)])
+        line = ", ".join(
+            [f"{self._unit} {step}/{self._total}", *_parts(values), *self._left(step, time_s)]
+        )
         soon = time_s - self._shown_s < (0.1 if self._tty else 10.0)
         if soon and step < self._total:
             self._waiting = (step, line)

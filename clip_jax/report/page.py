@@ -1,7 +1,5 @@
 """The page of a run: workdir/report.html, one file that needs neither network nor script.
 
-Captions, class and file names are the text of strangers: everything is escaped, control
-characters go, and the page's own policy (CSP) forbids scripts and whatever is not inside the file.
 Costs: about a second, most of it charts; 50 kB and the images.
 """
 
@@ -9,19 +7,15 @@ import base64
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from clip_jax import files
+from clip_jax.report.html import SMALL_PX, render
 from clip_jax.report.plots import Series, line_chart
 from clip_jax.report.text import clean
-
-_TEMPLATES = os.path.join(os.path.dirname(__file__), "templates")
-_SMALL_PX = 96  # images narrower than this are shown with sharp pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +97,7 @@ def _png_width(png: bytes) -> int:
 
 def _image(sample: Sample) -> Markup:
     data = base64.b64encode(sample.image_png).decode()
-    kind = "small" if _png_width(sample.image_png) < _SMALL_PX else "photo"
+    kind = "small" if _png_width(sample.image_png) < SMALL_PX else "photo"
     tag = Markup('<img class="{}" src="data:image/png;base64,{}" alt="held-out image: {}">')
     return tag.format(kind, data, clean(sample.name))
 
@@ -137,11 +131,6 @@ def _right_at_first(samples: Iterable[Sample]) -> int:
     return sum(bool(s.guesses) and s.guesses[0].name == s.name for s in samples)
 
 
-def _finalize(value: Any) -> Any:
-    """Every value on its way into the page; markup is ours and clean already."""
-    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 def write_report(workdir: str, data: RunReport) -> str:
     """Writes workdir/report.html whole.
 
@@ -152,21 +141,13 @@ def write_report(workdir: str, data: RunReport) -> str:
     Returns:
         Path of the page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": _share, "width": _width, "image": _image}
-    page = environment.get_template("run.html.j2").render(
-        run=data,
-        charts=[Markup(svg) for svg in _charts(data.metrics)],  # its texts are escaped
-        right_at_first=_right_at_first(data.samples),
-        config=json.dumps(data.config, indent=2, ensure_ascii=False, default=str),
-    )
+    values = {
+        "run": data,
+        "charts": [Markup(svg) for svg in _charts(data.metrics)],  # its texts are escaped
+        "right_at_first": _right_at_first(data.samples),
+        "config": json.dumps(data.config, indent=2, ensure_ascii=False, default=str),
+    }
+    page = render("run.html.j2", values, {"share": _share, "width": _width, "image": _image})
     path = files.join(workdir, "report.html")
     files.write_bytes(path, page.encode())
     return path

@@ -491,5 +491,5 @@ for _ in range(5):
 
 def test_unwritable_workdir(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(UserError, match="a part of the path is a file; choose another --workdir"):
+    with pytest.raises(UserError, match="a part of the path is a file; choose another folder"):
         Checkpoints(str(tmp_path / "run"), keep=2)

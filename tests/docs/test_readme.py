@@ -1,5 +1,6 @@
 """Every command of the README runs, on small data; its two scripts are run by .ci/run."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -10,7 +11,9 @@ import command
 import pytest
 
 import tiny
+from clip_jax.__main__ import VERBS
 
+USE = ("embed", "classify", "search")
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SMALL = {
@@ -86,11 +89,15 @@ def test_tars(tmp_path, monkeypatch):
 
 def test_the_table_of_verbs():
     rows = re.findall(r"^\| `clip_jax ([a-z]+)([^`]*)` \|", README, re.MULTILINE)
-    assert {verb for verb, _ in rows} == {"train", "eval", "bench"}
+    assert {verb for verb, _ in rows} == set(VERBS)
     status, out, _ = command.run("train", "--config=digits", "--dry_run")
     assert status == 0 and "memory per device" in out
     assert command.run("train", "--help")[0] == 0
     assert command.run("bench", "--help")[0] == 0
+    for verb, options in rows:  # each option in the table is one of the verb's
+        for option in re.findall(r"--[a-z_]+", options if verb in USE else ""):
+            parser = importlib.import_module(f"clip_jax.cli.{verb}").parser()
+            assert option in parser._option_string_actions, (verb, option)
 
 
 def test_links_lead_somewhere():

@@ -11,14 +11,6 @@ import tiny
 from clip_jax.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tiny.write_folder(tmp_path_factory.mktemp("pairs"))
-    workdir = tmp_path_factory.mktemp("run")
-    clip_jax.pretrain(tiny.config(folder, num_steps=150), str(workdir))
-    return clip_jax.load(str(workdir))
-
-
 def picture(name):
     return tiny.png(999, tiny.COLOURS[name])
 

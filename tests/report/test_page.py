@@ -1,5 +1,4 @@
 import base64
-import html.parser
 import io
 import json
 import math
@@ -8,55 +7,11 @@ import uuid
 
 import numpy as np
 import pytest
+from inert import HOSTILE, Page, assert_inert
 from PIL import Image
 
 from clip_jax import files
 from clip_jax.report.page import Guess, RunReport, Sample, ScoreRow, write_report
-
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '"><img src=https://evil.example/x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "javascript:alert(1)",
-    "{{ 7 * 7 }} {% raw %}",
-    "</style></title></pre><svg/onload=alert(1)>",
-    "a\x00b\x1b[31mc\u202ed\ud800e",
-)
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class _Page(html.parser.HTMLParser):
-    """All tags with their attributes and text; fails on a tag that is not closed in order."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.tags, self.open, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        node = {"tag": tag, "text": "", **dict(attrs)}
-        self.tags.append(node)
-        if tag not in VOID:
-            self.open.append(node)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append({"tag": tag, "text": "", **dict(attrs)})
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for node in self.open:
-            node["text"] += data
-
-    def all(self, tag, cls=None):
-        return [
-            t
-            for t in self.tags
-            if t["tag"] == tag and (cls is None or cls in t.get("class", "").split())
-        ]
 
 
 def _png(side=32, seed=0):
@@ -102,37 +57,12 @@ def _report(**parts):
 def _write(tmp_path, **parts):
     path = write_report(str(tmp_path), _report(**parts))
     text = files.read_bytes(path).decode()
-    return text, _Page(text)
-
-
-def _assert_inert(text, page):
-    policy = [t for t in page.all("meta") if t.get("http-equiv") == "Content-Security-Policy"]
-    assert [t["content"].split("; ")[:3] for t in policy] == [
-        ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
-    ]
-    for node in page.tags:
-        assert node["tag"] not in (
-            "script",
-            "iframe",
-            "object",
-            "embed",
-            "link",
-            "base",
-            "form",
-            "a",
-        )
-        for name, value in node.items():
-            assert not name.startswith("on"), node
-            if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
-                assert re.match(r"data:image/png;base64,[A-Za-z0-9+/=]+$|#[\w-]+$", value), value
-            if name == "style" or node["tag"] == "style":
-                assert not re.search(r"url\((?!#)|@import|expression|javascript", value or "")
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    return text, Page(text)
 
 
 def test_plain_page_holds_no_address_at_all(tmp_path):
     text, page = _write(tmp_path, metrics=METRICS)
-    _assert_inert(text, page)
+    assert_inert(text, page)
     assert (
         "http:" not in text
         and "https:" not in text
@@ -153,7 +83,7 @@ def test_hostile_text_stays_text(tmp_path, bad):
         notes=[bad],
         config={bad: bad, "tuple": (bad,)},
     )
-    _assert_inert(text, page)
+    assert_inert(text, page)
     shown = re.sub("[\x00\x1b\u202e\ud800]", "", bad)
     assert page.all("h1")[0]["text"] == shown
     assert page.all("h3")[0]["text"] == shown

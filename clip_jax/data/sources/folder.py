@@ -24,9 +24,11 @@ from clip_jax.data.record import (
     IMAGE_SUFFIXES,
     BadRecord,
     Example,
+    Place,
     checked,
     clean_texts,
     digest,
+    printable,
     scalars,
 )
 from clip_jax.errors import UserError, near
@@ -70,6 +72,15 @@ class Folder:
             return _captions(self._rows[i])
         except BadRecord:
             return ()
+
+    def place(self, i: int) -> Place:
+        """Key and path."""
+        row = self._rows[i]
+        return Place(row.key, printable(os.path.abspath(row.image)) if row.image else "")
+
+    def image(self, i: int) -> bytes:
+        """Only the image file. Raises BadRecord if it cannot be read."""
+        return _read(self._rows[i].image, "image")
 
 
 def open_folder(cfg: SplitConfig, index_dir: str) -> Folder:
@@ -126,7 +137,7 @@ def _table_rows(root: str, name: str, cfg: SplitConfig) -> Iterator[_Row]:
         key = image if isinstance(image, str) else ""
         path = inside.path(key, f"{where} line {line}")
         texts = clean_texts(texts if isinstance(texts, list) else [texts])
-        yield _Row(_printable(key), path, _size(path), texts, scalars(values))
+        yield _Row(printable(key), path, _size(path), texts, scalars(values))
 
 
 def _column(where: str, option: str, wanted: str, usual: tuple[str, ...], values: dict) -> str:
@@ -201,7 +212,7 @@ def _class_rows(
 ) -> Iterator[_Row]:
     _refuse_nested(root, [sub for sub, images in by_class.items() if not images])
     for sub, images in by_class.items():
-        name = _printable(sub).replace("_", " ")
+        name = printable(sub).replace("_", " ")
         try:
             caption = template.format(name)
         except (IndexError, KeyError, ValueError, AttributeError) as e:
@@ -211,7 +222,7 @@ def _class_rows(
         fields: dict[str, int | str] = {"label": numbers[sub], "name": name}
         for image in images:
             path = os.path.join(root, sub, image)
-            yield _Row(_printable(f"{sub}/{image}"), path, _size(path), (caption,), fields)
+            yield _Row(printable(f"{sub}/{image}"), path, _size(path), (caption,), fields)
 
 
 def _flat_rows(root: str, images: list[str], texts: set[str]) -> Iterator[_Row]:
@@ -223,7 +234,7 @@ def _flat_rows(root: str, images: list[str], texts: set[str]) -> Iterator[_Row]:
         )
     for image in images:
         path, text = os.path.join(root, image), os.path.join(root, beside[image])
-        yield _Row(_printable(image), path, _size(path), (), {}, text)
+        yield _Row(printable(image), path, _size(path), (), {}, text)
 
 
 def _refuse_nested(root: str, subs: list[str]) -> None:
@@ -263,10 +274,6 @@ def _images(root: str, sub: str) -> list[str]:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1][1:].lower()
-
-
-def _printable(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _size(path: str) -> int:

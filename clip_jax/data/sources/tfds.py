@@ -14,7 +14,7 @@ import numpy as np
 from clip_jax import files
 from clip_jax.config.schema import SplitConfig
 from clip_jax.data.embedded import EMBEDDED
-from clip_jax.data.record import BadRecord, Example, checked, clean_texts, digest, scalars
+from clip_jax.data.record import BadRecord, Example, Place, checked, clean_texts, digest, scalars
 from clip_jax.errors import UserError, near
 
 _CAPTION_FIELDS = ("caption", "captions", "text", "texts")
@@ -80,6 +80,14 @@ class Tfds:
             return clean_texts(self._features(i)[self._fields.caption].bytes_list.value)
         except BadRecord:
             return ()
+
+    def place(self, i: int) -> Place:
+        """Number and DATA_SET#NUMBER."""
+        return Place(str(i), f"{os.path.abspath(self._arguments[0])}#{i}")
+
+    def image(self, i: int) -> bytes:
+        """Only the image file; empty if there is none. Raises BadRecord if it cannot be read."""
+        return b"".join(self._features(i)[self._fields.image].bytes_list.value[:1])
 
     def _features(self, i: int) -> Any:
         if not 0 <= i < len(self):

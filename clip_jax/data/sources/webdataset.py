@@ -34,7 +34,15 @@ import numpy as np
 
 from clip_jax import files
 from clip_jax.config.schema import SplitConfig
-from clip_jax.data.record import BadRecord, Example, checked, clean_texts, digest, scalars
+from clip_jax.data.record import (
+    BadRecord,
+    Example,
+    Place,
+    checked,
+    clean_texts,
+    digest,
+    scalars,
+)
 from clip_jax.data.sources import tar
 from clip_jax.errors import UserError
 
@@ -117,6 +125,23 @@ class WebDataset:
             return self._captions(fd, shard, row, values)
         except BadRecord:
             return ()
+
+    def place(self, i: int) -> Place:
+        """Key and TAR#KEY."""
+        shard, local = self._locate(i)
+        key = _key(shard, local)
+        return Place(key, f"{os.path.abspath(shard.path)}#{key}")
+
+    def image(self, i: int) -> bytes:
+        """Only the image file; empty if there is none. Raises BadRecord if it cannot be read."""
+        shard, local = self._locate(i)
+        fd = _open(shard.path, shard.size, shard.mtime_ns)
+        return _read(fd, shard, shard.rows[local], "image")
+
+    def find(self, key: str) -> int | None:
+        """The first record with this key, found by walking over all keys."""
+        keys = (_key(s, i) for s in self._shards for i in range(len(s.rows)))
+        return next((i for i, x in enumerate(keys) if x == key), None)
 
     def _captions(self, fd: "_Fd", shard: _Shard, row: np.void, values: dict) -> tuple[str, ...]:
         if not self._suffixes.json_key:
