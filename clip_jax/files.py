@@ -9,7 +9,7 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 
@@ -68,16 +68,29 @@ def read_bytes(path: str) -> bytes:
 
 def write_bytes(path: str, data: bytes) -> None:
     """Replaces the file whole: a reader sees the old one or the new one, never a part."""
+    if not is_remote(path):
+        with replacing(path) as f:
+            f.write(data)
+        return
     fs, p = _fs(path)
     with user_errors(path):
-        if is_remote(path):
-            fs.pipe_file(p, data)
-            return
+        fs.pipe_file(p, data)
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A local file to write piece by piece: it takes the name `path` at the end, or never.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    _, p = _fs(path)
+    temporary = f"{p}.tmp-{uuid.uuid4().hex[:8]}"
+    with user_errors(path):
         os.makedirs(os.path.dirname(p) or ".", exist_ok=True)
-        temporary = f"{p}.tmp-{uuid.uuid4().hex[:8]}"
         try:
             with open(temporary, "wb") as f:
-                f.write(data)
+                yield f
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporary, p)

@@ -66,6 +66,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+def test_a_file_in_pieces_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "weights"
+    with files.replacing(str(path)) as f:
+        f.write(b"one")
+        assert not path.exists()
+        f.write(b"two")
+    assert path.read_bytes() == b"onetwo"
+    with pytest.raises(KeyboardInterrupt), files.replacing(str(path)) as f:
+        f.write(b"three")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"onetwo" and os.listdir(path.parent) == ["weights"]
+
+
 def test_a_disk_without_hard_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(95, "Operation not supported")
