@@ -8,6 +8,7 @@ measured. What limits it is told by two more figures: the tower alone, and decod
 
 import argparse
 import contextlib
+import importlib
 import io
 import statistics
 import tempfile
@@ -76,15 +77,13 @@ def _photo(seed: int) -> bytes:
 
 def _peer(model: Model, photos: Sequence[bytes]) -> Callable[[], np.ndarray]:
     """OpenCLIP's loop over the same weights: transform, stack, encode_image."""
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     # torchvision's C++ library may be missing beside the CPU build; only these names are missed.
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):
             operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import open_clip
-
+    open_clip: Any = importlib.import_module("open_clip")
     with tempfile.TemporaryDirectory() as folder:
         export(model, "open_clip", f"{folder}/out")
         theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}/out")

@@ -1,5 +1,7 @@
 """Models on the Hugging Face hub, through huggingface_hub with its cache and its offline mode."""
 
+import importlib
+
 from clip_jax.errors import UserError
 
 PREFIX = "hf-hub:"
@@ -14,7 +16,7 @@ def download(source: str) -> str:
     """
     name = source.removeprefix(PREFIX)
     try:
-        import huggingface_hub
+        huggingface_hub = importlib.import_module("huggingface_hub")
     except ImportError as e:
         raise UserError(
             f"{source}: needs huggingface_hub; pip install 'clip-jax-pretrain[hf]'"

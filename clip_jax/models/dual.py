@@ -30,9 +30,9 @@ class Tower(Protocol):
     keeps running statistics, "stats".
     """
 
-    def init(self, rng: jax.Array, x: jax.Array) -> Any: ...
+    def init(self, rng: Any, x: jax.Array, /) -> Any: ...
 
-    def apply(self, variables: Any, x: jax.Array, keys: Any = None, *, mutable: Any = False) -> Any:
+    def apply(self, variables: Any, /, *x_and_keys: Any, mutable: Any = False) -> Any:
         """With mutable=["stats"]: (output, {"stats": new})."""
         ...
 

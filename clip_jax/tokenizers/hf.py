@@ -3,6 +3,7 @@
 Legend: n = captions, t = context.
 """
 
+import importlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,7 +34,7 @@ class HfTokenizer:
 
     def __init__(self, data: bytes, *, clean: str, sticky_eos: bool, pad_id: int, where: str):
         try:
-            import tokenizers
+            tokenizers: Any = importlib.import_module("tokenizers")
         except ImportError as e:
             raise UserError(
                 f"{where}: needs the package tokenizers; pip install 'clip-jax-pretrain[hf]'"
