@@ -193,7 +193,7 @@ def bucket(count: int, size: int, shards: int) -> int:
     """
     rows = shards
     while rows < count:
-        rows *= 4
+        rows *= 2
     return min(rows, size)
 
 
