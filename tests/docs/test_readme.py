@@ -9,9 +9,12 @@ from pathlib import Path
 
 import command
 import pytest
+import tiny_weights
 
+import clip_jax
 import tiny
 from clip_jax.__main__ import VERBS
+from clip_jax.config.presets import MODELS
 
 USE = ("embed", "classify", "search")
 ROOT = Path(__file__).parents[2]
@@ -58,9 +61,32 @@ def test_own_folder_then_python(tmp_path, monkeypatch):
     (tmp_path / "picture.jpg").write_bytes(tiny.png(1, tiny.COLOURS["red"]))
     run(next(c for c in commands() if "--config=folder" in c))
     names: dict = {}
-    (code,) = blocks("python")
-    exec(code, names)
+    exec(blocks("python")[0], names)
     assert names["model"].embed_images(["picture.jpg"]).shape == (1, 192)
+
+
+@pytest.mark.slow
+def test_published_models(tmp_path, monkeypatch):
+    """The hub's name stands for a folder, and a large model for its smallest form."""
+    monkeypatch.chdir(tmp_path)
+    siglip = tiny_weights.config("ViT-B-16-SigLIP")
+    tiny_weights.write("ViT-B-16-SigLIP", "big_vision", "siglip")
+    (tmp_path / "siglip" / "big_vision.npz").rename(tmp_path / "siglip_b16.npz")
+    tiny_weights.write("ViT-B-32-quickgelu", "hf", "clip")
+    monkeypatch.setitem(MODELS, "ViT-B-16-SigLIP", siglip)
+    loaded = []
+    load = clip_jax.load
+
+    def local(source, **options):
+        loaded.append(load("clip" if source.startswith("hf-hub:") else source, **options))
+        return loaded[0] if len(loaded) > 1 else loaded[-1]  # the SigLIP came without tokenizer
+
+    monkeypatch.setattr(clip_jax, "load", local, raising=False)
+    names = {"clip_jax": clip_jax}
+    exec(blocks("python")[1], names)
+    assert names["prompt_states"].shape == (1, 77, 8)
+    assert loaded[1].config.model.image.pool == "map"
+    assert (tmp_path / "for_transformers" / "model.safetensors").exists()
 
 
 @pytest.mark.slow
