@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from clip_jax.config.schema import Config, ImageConfig, TaskConfig, TextConfig
+from clip_jax.config.schema import Config, ImageConfig, ModelConfig, TaskConfig, TextConfig
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 PROJECTIONS = ("linear", "bias", "none")
@@ -14,20 +14,44 @@ def findings(cfg: Config) -> list[str]:
     """What is wrong with `cfg`; empty if nothing."""
     return [
         *_positive(cfg),
-        *_image(cfg.model.image),
-        *_text(cfg.model.text),
+        *model_findings(cfg.model),
         *_choices(cfg),
         *_rest(cfg),
         *(x for i, t in enumerate(cfg.eval.tasks) for x in _task(t, f"config.eval.tasks[{i}]")),
     ]
 
 
+def model_findings(model: ModelConfig) -> list[str]:
+    """What is wrong with a model by itself."""
+    return [*_towers(model), *_image(model.image), *_text(model.text), *_model_choices(model)]
+
+
+def _towers(model: ModelConfig) -> Iterator[str]:
+    values = {"embed_dim": model.embed_dim, "unroll": model.unroll}
+    for side in ("image", "text"):
+        for name in ("width", "layers", "heads", "mlp_dim"):
+            values[f"{side}.{name}"] = getattr(getattr(model, side), name)
+    for path, value in values.items():
+        if value <= 0:
+            yield f"config.model.{path}: must be above 0 (got {value})"
+    for name in ("columns", "registers", "layer_scale"):
+        value = getattr(model.image, name)
+        if not 0 <= value < math.inf:
+            yield f"config.model.image.{name}: must not be negative (got {value})"
+    for side, tower in (("image", model.image), ("text", model.text)):
+        if ":" in tower.kind or tower.kind == "resnet" or tower.projection != "none":
+            continue
+        if tower.width != model.embed_dim:
+            yield (
+                f"config.model.{side}.projection: 'none' needs width = embed_dim "
+                f"(got {tower.width} and {model.embed_dim})"
+            )
+
+
 def _positive(cfg: Config) -> Iterator[str]:
     values = {
         "batch_size": cfg.batch_size,
         "num_steps": cfg.num_steps,
-        "model.embed_dim": cfg.model.embed_dim,
-        "model.unroll": cfg.model.unroll,
         "eval.batch_size": cfg.eval.batch_size,
         "checkpoint.every": cfg.checkpoint.every,
         "checkpoint.keep": cfg.checkpoint.keep,
@@ -36,18 +60,12 @@ def _positive(cfg: Config) -> Iterator[str]:
         "optim.max_skipped": cfg.optim.max_skipped,
         "optim.learning_rate": cfg.optim.learning_rate,
     }
-    for tower in ("image", "text"):
-        for name in ("width", "layers", "heads", "mlp_dim"):
-            values[f"model.{tower}.{name}"] = getattr(getattr(cfg.model, tower), name)
     for path, value in values.items():
         if not 0 < value < math.inf:
             yield f"config.{path}: must be above 0 (got {value})"
     if not 0 <= cfg.seed < 2**32:
         yield f"config.seed: must lie in 0..2**32-1 (got {cfg.seed})"
     for path, value in {
-        "model.image.columns": cfg.model.image.columns,
-        "model.image.registers": cfg.model.image.registers,
-        "model.image.layer_scale": cfg.model.image.layer_scale,
         "data.threads": cfg.data.threads,
         "data.limit": cfg.data.limit,
         "optim.grad_clip": cfg.optim.grad_clip,
@@ -114,25 +132,38 @@ def _text(text: TextConfig) -> Iterator[str]:
             )
 
 
+def _model_choices(model: ModelConfig) -> Iterator[str]:
+    image, text = model.image, model.text
+    yield from _chosen(
+        {
+            "model.image.pool": (image.pool, ("cls", "mean", "map")),
+            "model.image.ln_post": (image.ln_post, ("before", "after")),
+            "model.image.posemb": (image.posemb, ("learned", "sincos2d", "sincos2d_mae")),
+            "model.image.projection": (image.projection, PROJECTIONS),
+            "model.image.resize": (image.resize, ("shortest", "squash")),
+            "model.image.interpolation": (image.interpolation, ("bicubic", "bilinear")),
+            "model.image.activation": (image.activation, ACTIVATIONS),
+            "model.text.activation": (text.activation, ACTIVATIONS),
+            "model.text.pool": (text.pool, ("eos", "last", "first", "mean", "map")),
+            "model.text.projection": (text.projection, PROJECTIONS),
+            "model.init": (model.init, ("open_clip", "big_vision")),
+            "model.dtype": (model.dtype, ("float32", "bfloat16")),
+            "model.remat": (model.remat, ("none", "dots", "full")),
+        }
+    )
+
+
 def _choices(cfg: Config) -> Iterator[str]:
-    choices = {
-        "model.image.pool": (cfg.model.image.pool, ("cls", "mean", "map")),
-        "model.image.ln_post": (cfg.model.image.ln_post, ("before", "after")),
-        "model.image.posemb": (cfg.model.image.posemb, ("learned", "sincos2d", "sincos2d_mae")),
-        "model.image.projection": (cfg.model.image.projection, PROJECTIONS),
-        "model.image.interpolation": (cfg.model.image.interpolation, ("bicubic", "bilinear")),
-        "model.image.resize": (cfg.model.image.resize, ("shortest", "squash")),
-        "model.image.activation": (cfg.model.image.activation, ACTIVATIONS),
-        "model.text.activation": (cfg.model.text.activation, ACTIVATIONS),
-        "model.text.pool": (cfg.model.text.pool, ("eos", "last", "first", "mean", "map")),
-        "model.text.projection": (cfg.model.text.projection, PROJECTIONS),
-        "model.init": (cfg.model.init, ("open_clip", "big_vision")),
-        "model.dtype": (cfg.model.dtype, ("float32", "bfloat16")),
-        "model.remat": (cfg.model.remat, ("none", "dots", "full")),
-        "optim.schedule": (cfg.optim.schedule, ("cosine", "constant")),
-        "tokenizer.clean": (cfg.tokenizer.clean, ("none", "lower", "canonicalize")),
-        "tokenizer.model_type": (cfg.tokenizer.model_type, ("unigram", "bpe")),
-    }
+    yield from _chosen(
+        {
+            "optim.schedule": (cfg.optim.schedule, ("cosine", "constant")),
+            "tokenizer.clean": (cfg.tokenizer.clean, ("none", "lower", "canonicalize")),
+            "tokenizer.model_type": (cfg.tokenizer.model_type, ("unigram", "bpe")),
+        }
+    )
+
+
+def _chosen(choices: dict[str, tuple[str, tuple[str, ...]]]) -> Iterator[str]:
     for path, (value, allowed) in choices.items():
         if value not in allowed:
             yield f"config.{path}: must be one of {', '.join(allowed)} (got '{value}')"
@@ -159,14 +190,6 @@ def _rest(cfg: Config) -> Iterator[str]:
         yield f"config.optim.logit_scale_max: must be 0 or >= 1 (got {cfg.optim.logit_scale_max})"
     if cfg.loss.kind == "sigmoid" and not cfg.model.logit_bias:
         yield "config.loss.kind: 'sigmoid' needs config.model.logit_bias=True; set it"
-    for side, tower in (("image", cfg.model.image), ("text", cfg.model.text)):
-        if ":" in tower.kind or tower.kind == "resnet" or tower.projection != "none":
-            continue
-        if tower.width != cfg.model.embed_dim:
-            yield (
-                f"config.model.{side}.projection: 'none' needs width = embed_dim "
-                f"(got {tower.width} and {cfg.model.embed_dim})"
-            )
     if not 0 <= cfg.data.max_bad_share <= 1:
         yield f"config.data.max_bad_share: must lie in 0..1 (got {cfg.data.max_bad_share})"
     names = [t.name for t in cfg.eval.tasks]

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax import files
@@ -64,6 +65,7 @@ class Model:
         tokenizer: from captions to ids.
         mesh: devices that share the work.
         batch_size: images or texts per call of a tower.
+        progress: show a bar on a terminal when there is more than one batch.
     """
 
     config: Config
@@ -72,6 +74,7 @@ class Model:
     tokenizer: Tokenizer
     mesh: Mesh
     batch_size: int = 256
+    progress: bool = False
 
     def preprocess(self, image: Image) -> np.ndarray:
         """A path, encoded bytes or uint8 array (y, x[, c]) as the tower's uint8 (y, x, c).
@@ -167,7 +170,9 @@ class Model:
         out: list[np.ndarray] = []
         running: list[tuple[jax.Array, int]] = []  # at most one batch, while the next is prepared
         with jax.set_mesh(self.mesh):
-            for i in range(0, len(items), size):
+            starts = range(0, len(items), size)
+            hidden = None if self.progress and len(starts) > 1 else True  # None: on terminals only
+            for i in tqdm.tqdm(starts, disable=hidden, leave=False, unit="batch"):
                 x = prepare(items[i : i + size])
                 more = bucket(len(x), size, shards) - len(x)
                 padded = np.concatenate([x, np.repeat(x[:1], more, axis=0)])

@@ -68,7 +68,7 @@ def _random(source: str, config: ModelConfig | str | None) -> Model:
     make = jax.jit(model.init, out_shardings=shardings(shapes, mesh))
     params, stats = make(jax.random.key(0))
     tokenizer = missing("load: a random model has no tokenizer; call embed_images")
-    return Model(Config(model=cfg), params, stats, tokenizer, mesh)
+    return Model(Config(model=cfg), params, stats, tokenizer, mesh, progress=True)
 
 
 def _foreign(source: str, config: ModelConfig | str | None) -> Model:
@@ -76,7 +76,7 @@ def _foreign(source: str, config: ModelConfig | str | None) -> Model:
     found = read.read(source, config)
     params, stats = build.build(found, mesh)
     cfg = dataclasses.replace(Config(), model=found.config, tokenizer=found.tokenizer)
-    return Model(cfg, params, stats, _tokenizer_of(found), mesh)
+    return Model(cfg, params, stats, _tokenizer_of(found), mesh, progress=True)
 
 
 def _tokenizer_of(found: read.Foreign) -> Tokenizer:
@@ -117,4 +117,6 @@ def _run(run: str, step: int | None) -> Model:
         stored=restored.extra_files[TOKENIZER_FILE],
     )
     items = restored.items
-    return Model(cfg, items["params"], items["stats"], tokenizer, mesh, cfg.eval.batch_size)
+    return Model(
+        cfg, items["params"], items["stats"], tokenizer, mesh, cfg.eval.batch_size, progress=True
+    )

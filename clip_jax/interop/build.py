@@ -61,7 +61,7 @@ def resized(path: str, leaf: Any, old: ModelConfig, new: ModelConfig) -> Any:
         return posemb.resize_line(jnp.asarray(leaf), new.text.context)
     if path in ("image/posemb", "image/pool/posemb"):
         return posemb.resize_grid(jnp.asarray(leaf), _grid(old.image), _grid(new.image))
-    raise UserError(f"{path}: cannot be resized from {old} to {new}; only positions can")
+    raise UserError(f"{path}: cannot be resized; only tables of positions can")
 
 
 def _grid(cfg: ImageConfig) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from clip_jax import files
-from clip_jax.config.codec import differences, from_dict
+from clip_jax.config import check
+from clip_jax.config.codec import differences, from_dict, to_dict
 from clip_jax.config.presets import MODELS
 from clip_jax.config.schema import ModelConfig, TokenizerConfig
 from clip_jax.errors import UserError, near
@@ -167,16 +168,31 @@ def _own_config(tensors: Tensors, folder: str, family: str) -> ModelConfig | Non
     if family == "open_clip":
         path = os.path.join(folder, "open_clip_config.json")
         if found := _json(path):
-            model = found.get("model_cfg", {})
-            return open_clip.to_model(model, found.get("preprocess_cfg", {}), path)
+            model, pixels = found.get("model_cfg", {}), found.get("preprocess_cfg", {})
+            return _checked(lambda: open_clip.to_model(model, pixels, path), path)
         if "input_resolution" in tensors.shapes:  # only OpenAI's archives have it
             return open_clip.from_shapes(tensors)
     if family == "hf":
         path = os.path.join(folder, "config.json")
         if found := _json(path):
             pixels = _json(os.path.join(folder, "preprocessor_config.json"))
-            return hf.to_model(found, pixels, path)
+            return _checked(lambda: hf.to_model(found, pixels, path), path)
     return None
+
+
+def _checked(make: Callable[[], ModelConfig], path: str) -> ModelConfig:
+    """The config that `make` gives, if it could be built.
+
+    Raises:
+        UserError: a field is of the wrong type, or the numbers do not fit each other.
+    """
+    try:
+        cfg = from_dict(to_dict(make()), ModelConfig, path)
+    except (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError) as e:
+        raise UserError(f"{path}: a field has no sense ({e}); get the file again") from e
+    if found := check.model_findings(cfg):
+        raise UserError("\n".join(f"{path}: {line}" for line in found))
+    return cfg
 
 
 def _agree(source: str, own: ModelConfig, given: ModelConfig) -> None:
