@@ -108,6 +108,7 @@ class TokenizerConfig:
     clean: str = _field("lower", "'none', 'lower' or 'canonicalize' (SigLIP); clip_bpe has its own")
     sticky_eos: bool = _field(True, "a caption that is cut still ends in end-of-text")
     pad_id: int = _field(-1, "id that fills a row; -1 = the tokenizer's own")
+    keep_eos: bool = _field(True, "kind hf: False = pads stand where end-of-text would (CLIPA)")
 
 
 @dataclasses.dataclass(frozen=True)

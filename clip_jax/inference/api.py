@@ -96,6 +96,8 @@ class Model:
 
     def embed_images(self, images: Sequence[Image]) -> np.ndarray:
         """float32 (b, e), L2-normalised."""
+        if isinstance(images, str | bytes | os.PathLike | np.ndarray):
+            raise UserError("embed_images: wants a list of images; write [image]")
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
             prepare = lambda part: np.stack(list(threads.map(self.preprocess, part)))  # noqa: E731
             return self._embed("image", prepare, images)
@@ -120,6 +122,8 @@ class Model:
         Returns:
             float32 (b, e), L2-normalised; or (b, t, d).
         """
+        if isinstance(texts, str):
+            raise UserError(f"embed_texts: wants a list of texts; write [{texts!r}]")
         if output == "pooled":
             return self._embed("text", self.tokenize, texts)
         pads = "own"

@@ -9,6 +9,7 @@
 Written to a temporary folder that is renamed at the end; no account and no network are needed.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.codec import to_dict
 from clip_jax.config.stored import write_config
 from clip_jax.errors import UserError, near
-from clip_jax.files import user_errors
+from clip_jax.files import is_remote, user_errors
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
 from clip_jax.interop import big_vision, hf, open_clip
@@ -34,6 +35,7 @@ from clip_jax.interop.safetensors import write_safetensors
 from clip_jax.interop.table import Leaves, Rule, leaves, write_items
 from clip_jax.interop.tokenizer_files import tokenizer_files
 from clip_jax.metrics.writers import read_metrics
+from clip_jax.tokenizers import is_missing
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -73,6 +75,8 @@ def check(to: str, out: str, dtype: str) -> None:
         )
     if dtype not in DTYPES:
         raise UserError(f"--dtype: must be one of {', '.join(DTYPES)} (got '{dtype}')")
+    if is_remote(out):
+        raise UserError(f"{out}: is written to a local disk only; copy it from there")
     if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
         raise UserError(f"{out}: is there already; choose another --out")
 
@@ -102,8 +106,9 @@ def _leaves(model: Model) -> Leaves:
 
 def _weights(model: Model, path: str, rules: Sequence[Rule], flat: Leaves, dtype: np.dtype) -> None:
     """A .safetensors file whose header carries our config, so that nothing is guessed later."""
-    config = json.dumps(to_dict(model.config.model))
-    metadata = {"format": "pt", METADATA_KEY: config}
+    tokenizer = dataclasses.replace(model.config.tokenizer, path="")
+    own = {"model": to_dict(model.config.model), "tokenizer": to_dict(tokenizer)}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(own)}
     write_safetensors(path, write_items(rules, flat, dtype), metadata)
 
 
@@ -129,7 +134,7 @@ def _to_clip_jax(model: Model, folder: str, dtype: np.dtype, scores: str) -> Non
     write_config(folder, model.config)
     checkpoints = Checkpoints(folder, keep=1)
     items = {"params": model.params, "stats": model.stats}
-    extra = {TOKENIZER_FILE: model.tokenizer.to_bytes()}
+    extra = {TOKENIZER_FILE: b"" if is_missing(model.tokenizer) else model.tokenizer.to_bytes()}
     checkpoints.save(0, items, {"position": 0, "order": {}, "batch_size": 0}, extra_files=extra)
     checkpoints.wait()
     checkpoints.close()
@@ -141,7 +146,7 @@ def _to_open_clip(model: Model, folder: str, dtype: np.dtype, scores: str) -> No
     path = os.path.join(folder, "open_clip_model.safetensors")
     _weights(model, path, open_clip.table(cfg), _leaves(model), dtype)
     _json(folder, "open_clip_config.json", {"model_cfg": model_cfg, "preprocess_cfg": pixels})
-    _files(folder, tokenizer_files(model.tokenizer, cfg, required=False))
+    _files(folder, tokenizer_files(model.tokenizer, model.config, required=False))
     usage = 'import open_clip\n\nmodel = open_clip.create_model("local-dir:PATH")'
     _card(model, folder, usage, scores)
 
@@ -154,7 +159,7 @@ def _to_hf(model: Model, folder: str, dtype: np.dtype, scores: str) -> None:
     _weights(model, path, hf.table(cfg), _leaves(model), dtype)
     _json(folder, "config.json", config)
     _json(folder, "preprocessor_config.json", pixels)
-    _files(folder, tokenizer_files(model.tokenizer, cfg, required=False))
+    _files(folder, tokenizer_files(model.tokenizer, model.config, required=False))
     name = config["architectures"][0]
     usage = f'from transformers import {name}\n\nmodel = {name}.from_pretrained("PATH")'
     _card(model, folder, usage, scores)
@@ -171,16 +176,13 @@ def _to_diffusers(model: Model, folder: str, dtype: np.dtype, scores: str) -> No
     encoder, words = os.path.join(folder, "text_encoder"), os.path.join(folder, "tokenizer")
     os.makedirs(encoder)
     os.makedirs(words)
-    config = hf.text_config(cfg, projected=True)
+    config, rules = hf.encoder(cfg)
     config["dtype"] = dtype.name
-    rules = hf.text_table(cfg.text) + [
-        r for r in hf.table(cfg) if r.theirs == "text_projection.weight"
-    ]
     flat = {p: x for p, x in _leaves(model).items() if p.startswith("text/")}
     path = os.path.join(encoder, "model.safetensors")
     write_safetensors(path, write_items(rules, flat, dtype), {"format": "pt"})
     _json(encoder, "config.json", config)
-    _files(words, tokenizer_files(model.tokenizer, cfg, required=True))
+    _files(words, tokenizer_files(model.tokenizer, model.config, required=True))
 
 
 FORMATS: dict[str, Callable[[Model, str, np.dtype, str], None]] = {

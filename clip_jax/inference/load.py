@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.presets import MODELS
@@ -28,6 +29,7 @@ def load(
     config: ModelConfig | str | None = None,
     init: str = "weights",
     step: int | None = None,
+    mesh: MeshConfig | None = None,
 ) -> Model:
     """A model, on all devices.
 
@@ -38,6 +40,8 @@ def load(
             another size or context the positions are resized.
         init: "random" for fresh parameters of `config`, and no source.
         step: of a certain checkpoint of a run.
+        mesh: how the devices share it; by default each holds all parameters. MeshConfig(fsdp=8)
+            spreads them over eight.
 
     Raises:
         UserError: nothing usable lies there, or it contradicts `config`.
@@ -45,25 +49,26 @@ def load(
     source = os.fspath(source)
     if init not in ("weights", "random"):
         raise UserError(f"init: must be 'weights' or 'random' (got {init!r})")
+    devices = make_mesh(mesh or MeshConfig())
     if init == "random":
-        return _random(source, config)
+        return _random(source, config, devices)
     if not source or (source in MODELS and not os.path.exists(source)):
         raise UserError(
             f"load: '{source}' is no weights; give a run, a folder, a file or hf-hub:OWNER/NAME, "
             "or config=NAME with init='random'"
         )
     if read.is_foreign(source):
-        return _foreign(source, config)
+        return _foreign(source, config, devices)
     if config is not None:
         raise UserError(f"{source}: a run has its own config; leave config out")
-    return _run(source, step)
+    return _run(source, step, devices)
 
 
-def _random(source: str, config: ModelConfig | str | None) -> Model:
+def _random(source: str, config: ModelConfig | str | None, mesh: Mesh) -> Model:
     if source or config is None:
         raise UserError("init: 'random' needs a config, such as ViT-B-32, and no source")
     cfg = read.preset(config) if isinstance(config, str) else config
-    mesh, model = make_mesh(MeshConfig()), dual.build(cfg)
+    model = dual.build(cfg)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     make = jax.jit(model.init, out_shardings=shardings(shapes, mesh))
     params, stats = make(jax.random.key(0))
@@ -71,8 +76,7 @@ def _random(source: str, config: ModelConfig | str | None) -> Model:
     return Model(Config(model=cfg), params, stats, tokenizer, mesh, progress=True)
 
 
-def _foreign(source: str, config: ModelConfig | str | None) -> Model:
-    mesh = make_mesh(MeshConfig())
+def _foreign(source: str, config: ModelConfig | str | None, mesh: Mesh) -> Model:
     found = read.read(source, config)
     params, stats = build.build(found, mesh)
     cfg = dataclasses.replace(Config(), model=found.config, tokenizer=found.tokenizer)
@@ -89,16 +93,19 @@ def _tokenizer_of(found: read.Foreign) -> Tokenizer:
         )
     stored = found.tokenizer_file or None
     try:
-        return build_tokenizer(cfg, vocab_size=text.vocab_size, stored=stored)
-    except UserError as e:
-        if stored:
-            raise
-        return missing(str(e))
+        tokenizer = build_tokenizer(cfg, vocab_size=text.vocab_size, stored=stored)
+    except UserError as e:  # the images can be used without
+        return missing(f"{found.where}: its tokenizer cannot be used: {e}")
+    if text.pool == "eos" and tokenizer.eos_id != text.eos_id:
+        return missing(
+            f"{found.where}: its tokenizer ends texts with id {tokenizer.eos_id}, but the model "
+            f"looks for {text.eos_id}; give the tokenizer of these weights"
+        )
+    return tokenizer
 
 
-def _run(run: str, step: int | None) -> Model:
+def _run(run: str, step: int | None, mesh: Mesh) -> Model:
     cfg = read_config(run)
-    mesh = make_mesh(MeshConfig())
     params, stats = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
     shapes: dict[str, Any] = {"params": params, "stats": stats}
     abstract = jax.tree.map(
@@ -111,11 +118,12 @@ def _run(run: str, step: int | None) -> Model:
     checkpoints.close()
     if restored is None:
         raise UserError(f"{run}: no checkpoint yet; train until the first is saved")
-    tokenizer = build_tokenizer(
-        cfg.tokenizer,
-        vocab_size=cfg.model.text.vocab_size,
-        stored=restored.extra_files[TOKENIZER_FILE],
-    )
+    stored = restored.extra_files[TOKENIZER_FILE]
+    tokenizer = missing(f"{run}: was exported from weights without a tokenizer")
+    if stored:
+        tokenizer = build_tokenizer(
+            cfg.tokenizer, vocab_size=cfg.model.text.vocab_size, stored=stored
+        )
     items = restored.items
     return Model(
         cfg, items["params"], items["stats"], tokenizer, mesh, cfg.eval.batch_size, progress=True

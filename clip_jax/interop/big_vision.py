@@ -32,6 +32,12 @@ def table(cfg: ModelConfig, prefix: str = "params/", scanned: bool = False) -> l
         "image.ln_pre": image.ln_pre,
         "image.posemb": image.posemb != "learned",
         "image.layer_scale": bool(image.layer_scale),
+        "image.patch_bias": not image.patch_bias,
+        "image.ln_post": image.ln_post != "before",
+        "image.activation": image.activation != "gelu_tanh",
+        "image.ln_eps": image.ln_eps != 1e-6,
+        "text.activation": text.activation != "gelu_tanh",
+        "text.ln_eps": text.ln_eps != 1e-6,
         "text.causal": text.causal,
         "text.pool": text.pool == "eos",
     }
@@ -41,7 +47,7 @@ def table(cfg: ModelConfig, prefix: str = "params/", scanned: bool = False) -> l
     block = "encoderblock" if scanned else "encoderblock_{i}"
     rules = [
         Rule("img/embedding/kernel", ("image/patch/kernel",)),
-        *([Rule("img/embedding/bias", ("image/patch/bias",))] if image.patch_bias else []),
+        Rule("img/embedding/bias", ("image/patch/bias",)),
         Rule("img/pos_embedding", ("image/posemb",), ROW),
         *blocks.big_vision_blocks(f"img/Transformer/{block}", "image/blocks"),
         *_norm("img/Transformer/encoder_norm", "image/ln_post"),

@@ -17,6 +17,7 @@ from clip_jax.interop.table import CONV, INTO, ONE, SAME, Rule
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 CLIP_SCALE = 2.6592
+GEMMA = 256_000  # rows of the token table of SigLIP 2
 
 
 def is_optional(name: str) -> bool:
@@ -65,8 +66,6 @@ def _check(cfg: ModelConfig) -> None:
         raise UserError(
             "config.model.text.eos_id: transformers' CLIPModel takes 2 for 'the highest id' (got 2)"
         )
-    if siglip and image.width != text.width:
-        raise UserError("config.model: transformers' SiglipModel wants one width in both towers")
     if image.ln_eps != text.ln_eps and siglip:
         raise UserError("config.model: transformers' SiglipModel wants one ln_eps")
 
@@ -117,13 +116,16 @@ def table(cfg: ModelConfig) -> list[Rule]:
     ]
 
 
-def to_model(config: Mapping[str, Any], preprocess: Mapping[str, Any], where: str) -> ModelConfig:
+def to_model(
+    config: Mapping[str, Any], preprocess: Mapping[str, Any], where: str, pad_token: str = ""
+) -> ModelConfig:
     """Our config of a config.json.
 
     Args:
         config: of a CLIPModel or SiglipModel.
         preprocess: preprocessor_config.json, or {}.
         where: the file, for messages.
+        pad_token: of CLIP's tokenizer files; the usual one is the end of text.
 
     Raises:
         UserError: another model, or a part that we do not have.
@@ -135,8 +137,10 @@ def to_model(config: Mapping[str, Any], preprocess: Mapping[str, Any], where: st
     vision = {**config.get("vision_config", {}), **(config.get("vision_config_dict") or {})}
     text = {**config.get("text_config", {}), **(config.get("text_config_dict") or {})}
     image = _image(vision, siglip, f"{where}: vision_config")
-    image = _with_pixels(image, preprocess, siglip)
+    image = _with_pixels(image, preprocess, siglip, where)
     words = _text(text, siglip, f"{where}: text_config")
+    if not siglip:
+        words = dataclasses.replace(words, pad_id=0 if pad_token == "!" else words.eos_id)
     if siglip:
         embed_dim = int(text.get("projection_size") or words.width)
         if not vision.get("vision_use_head", True):
@@ -202,18 +206,34 @@ def _text(cfg: Mapping[str, Any], siglip: bool, where: str) -> TextConfig:
     if not siglip:
         return TextConfig(**common)
     # SigLIP fills rows with 1, SigLIP 2 (Gemma's vocabulary) with 0
-    pad = 0 if vocab == 256_000 else 1
+    pad = 0 if vocab == GEMMA else 1
     return TextConfig(**common, causal=False, pool="last", projection="bias", pad_id=pad)
 
 
-def _with_pixels(image: ImageConfig, cfg: Mapping[str, Any], siglip: bool) -> ImageConfig:
+def _with_pixels(
+    image: ImageConfig, cfg: Mapping[str, Any], siglip: bool, where: str
+) -> ImageConfig:
     size = cfg.get("size")
+    crop = cfg.get("crop_size", image.size)
+    crop = crop.get("height") if isinstance(crop, Mapping) else crop
+    odd = {
+        "resample": cfg.get("resample", 3) not in RESAMPLE,
+        "do_normalize": not cfg.get("do_normalize", True),
+        "do_resize": not cfg.get("do_resize", True),
+        "crop_size": cfg.get("do_center_crop", not siglip) and crop != image.size,
+    }
+    for name, bad in odd.items():
+        if bad:
+            raise UserError(
+                f"{where}: the preprocessor_config.json beside it has a {name} that is not "
+                f"supported (got {cfg.get(name)!r})"
+            )
     squash = siglip or (isinstance(size, Mapping) and "shortest_edge" not in size)
     default = (HALF, HALF) if siglip else (image.mean, image.std)
     return dataclasses.replace(
         image,
         resize="squash" if squash else "shortest",
-        interpolation=RESAMPLE.get(cfg.get("resample", 3), "bicubic"),
+        interpolation=RESAMPLE[cfg.get("resample", 3)],
         mean=tuple(cfg.get("image_mean", default[0])),
         std=tuple(cfg.get("image_std", default[1])),
     )
@@ -292,8 +312,14 @@ def preprocessor(image: ImageConfig, siglip: bool) -> dict[str, Any]:
     }
 
 
-def text_config(cfg: ModelConfig, projected: bool) -> dict[str, Any]:
-    """config.json of a text_encoder/ folder: CLIPTextModel, or CLIPTextModelWithProjection."""
-    config, _ = from_model(cfg)
-    name = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
-    return {**config["text_config"], "architectures": [name], "dtype": "float32"}
+def encoder(cfg: ModelConfig) -> tuple[dict[str, Any], list[Rule]]:
+    """config.json and rules of a text_encoder/ folder, a CLIPTextModelWithProjection.
+
+    Raises:
+        UserError: the text tower is none of CLIP's; the image tower may be anything.
+    """
+    image = ImageConfig()  # any that CLIPModel has
+    config, _ = from_model(dataclasses.replace(cfg, image=image, logit_bias=False))
+    rules = [*text_table(cfg.text), Rule("text_projection.weight", ("text/head/kernel",), INTO)]
+    name = {"architectures": ["CLIPTextModelWithProjection"], "dtype": "float32"}
+    return {**config["text_config"], **name}, rules

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clip_jax.config.presets import HALF
-from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
+from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig, TokenizerConfig
 from clip_jax.errors import UserError, near
 from clip_jax.interop import blocks
 from clip_jax.interop.table import CONV, COUNT, FLAT, INTO, OUT, ROW, SAME, Rule
@@ -31,32 +31,43 @@ def is_timm(cfg: ModelConfig) -> bool:
     return cfg.image.kind == "vit" and cfg.image.pool == "map"
 
 
-def table(cfg: ModelConfig) -> list[Rule]:
+def table(cfg: ModelConfig, custom_text: bool = False) -> list[Rule]:
     """The rules of a model.
+
+    Args:
+        cfg: the model.
+        custom_text: names of a CustomTextCLIP; SigLIP's models always are one.
 
     Raises:
         UserError: OpenCLIP has no such model.
     """
     _check(cfg)
-    custom = is_timm(cfg)
     if cfg.image.kind == "resnet":
         image = _resnet(cfg.image)
     else:
-        image = _timm(cfg.image) if custom else _vit(cfg.image)
+        image = _timm(cfg.image) if is_timm(cfg) else _vit(cfg.image)
+    prefix = "text." if custom_text or is_timm(cfg) else ""
     logit = [Rule("logit_scale", ("logit/scale",))]
     if cfg.logit_bias:
         logit.append(Rule("logit_bias", ("logit/bias",)))
-    return [*_text(cfg.text, "text." if custom else "", linear=custom), *image, *logit]
+    return [*_text(cfg.text, prefix), *image, *logit]
 
 
 def _check(cfg: ModelConfig) -> None:
     image, text = cfg.image, cfg.text
+    timm = is_timm(cfg)
     odd = {
         "image.kind": image.kind not in ("vit", "resnet") and image.kind,
         "image.registers": image.registers,
         "image.posemb": image.posemb == "sincos2d" and image.posemb,
-        "image.class_token": image.kind == "vit" and image.class_token == is_timm(cfg) and (
+        "image.class_token": image.kind == "vit" and image.class_token == timm and (
             f"{image.class_token} with pool '{image.pool}'"),
+        "image.ln_pre": timm and image.ln_pre,
+        "image.projection": (
+            image.projection != "none" if timm else image.projection == "bias"
+        ) and image.projection,
+        "image.activation": timm and image.activation != "gelu_tanh" and image.activation,
+        "image.ln_eps": timm and image.ln_eps != 1e-6 and image.ln_eps,
         "text.kind": text.kind != "transformer" and text.kind,
         "text.pool": text.pool in ("mean", "map") and text.pool,
         "text.mask_pads": text.mask_pads,
@@ -105,7 +116,7 @@ def _timm(cfg: ImageConfig) -> list[Rule]:
     ]
 
 
-def _text(cfg: TextConfig, prefix: str, linear: bool) -> list[Rule]:
+def _text(cfg: TextConfig, prefix: str) -> list[Rule]:
     rules = [
         Rule(f"{prefix}positional_embedding", ("text/posemb",)),
         Rule(f"{prefix}token_embedding.weight", ("text/token/embedding",)),
@@ -153,10 +164,10 @@ def _resnet(cfg: ImageConfig) -> list[Rule]:
 
 TIMM = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096),
         "so400m": (1152, 27, 16, 4304), "giantopt": (1536, 40, 16, 6144)}  # fmt: skip
+GEMMA = 256_000  # rows of the token table of SigLIP 2
 _TIMM_NAME = re.compile(r"vit_([a-z0-9]+)_patch(\d+)_siglip_(\d+)")
 _NO_MEANING = {"timm_model_pretrained", "timm_drop", "timm_drop_path", "hf_tokenizer_name",
                "tokenizer_kwargs", "output_tokens", "embed_cls"}  # fmt: skip
-_RESIZE = {"shortest": "shortest", "squash": "squash"}
 
 
 def to_model(
@@ -176,10 +187,10 @@ def to_model(
              "init_logit_bias", "nonscalar_logit_scale"}  # fmt: skip
     _known(model_cfg, known, f"{where}: model_cfg")
     quick = bool(model_cfg.get("quick_gelu", False))
-    bias = model_cfg.get("init_logit_bias")
+    bias, scale = model_cfg.get("init_logit_bias"), model_cfg.get("init_logit_scale")
     try:
         image = _to_image(model_cfg["vision_cfg"], quick, f"{where}: vision_cfg")
-        text = _to_text(model_cfg["text_cfg"], quick, f"{where}: text_cfg")
+        text = _to_text(model_cfg["text_cfg"], quick, f"{where}: text_cfg", image.pool == "map")
         embed_dim = int(model_cfg["embed_dim"])
     except KeyError as e:
         raise UserError(f"{where}: model_cfg lacks {e}; give a whole open_clip_config.json") from e
@@ -188,7 +199,7 @@ def to_model(
         image=image,
         text=text,
         embed_dim=embed_dim,
-        logit_scale_init=float(model_cfg.get("init_logit_scale") or 2.6592600369327779),
+        logit_scale_init=float(ModelConfig().logit_scale_init if scale is None else scale),
         logit_bias=bias is not None,
         logit_bias_init=float(bias if bias is not None else -10.0),
         init="big_vision" if image.pool == "map" else "open_clip",
@@ -241,6 +252,9 @@ def _to_image(cfg: Mapping[str, Any], quick: bool, where: str) -> ImageConfig:
     if pool not in pools:
         raise UserError(f"{where}: pool_type is not supported (got '{pool}')")
     positions = {"learnable": "learned", "sin_cos_2d": "sincos2d_mae"}
+    posemb = cfg.get("pos_embed_type", "learnable")
+    if posemb not in positions:
+        raise UserError(f"{where}: pos_embed_type is not supported (got {posemb!r})")
     return ImageConfig(
         size=rows,
         columns=columns,
@@ -249,7 +263,7 @@ def _to_image(cfg: Mapping[str, Any], quick: bool, where: str) -> ImageConfig:
         layers=layers,
         heads=width // head_width,
         mlp_dim=int(width * cfg.get("mlp_ratio", 4.0)),
-        posemb=positions[cfg.get("pos_embed_type", "learnable")],
+        posemb=positions[posemb],
         ln_pre=not cfg.get("no_ln_pre", False),
         pool=pools[pool],
         ln_post="after" if cfg.get("final_ln_after_pool", False) else "before",
@@ -259,7 +273,7 @@ def _to_image(cfg: Mapping[str, Any], quick: bool, where: str) -> ImageConfig:
     )
 
 
-def _to_text(cfg: Mapping[str, Any], quick: bool, where: str) -> TextConfig:
+def _to_text(cfg: Mapping[str, Any], quick: bool, where: str, siglip: bool) -> TextConfig:
     known = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type",
              "no_causal_mask", "proj_type", "proj_bias", "norm_kwargs", "act_kwargs", "eos_id",
              "pad_id"} | _NO_MEANING  # fmt: skip
@@ -272,6 +286,8 @@ def _to_text(cfg: Mapping[str, Any], quick: bool, where: str) -> TextConfig:
     # argmax of the ids is the end of text only where that is the highest id
     eos = cfg.get("eos_id", 2) if pool == "eos" else vocab - 1 if pool == "argmax" else 1
     projection = "bias" if cfg.get("proj_bias", False) else "linear"
+    # SigLIP fills its rows with 1, SigLIP 2 (Gemma's vocabulary) with 0; both have the tanh GELU
+    pad = 1 if siglip and vocab != GEMMA else 0
     return TextConfig(
         context=cfg.get("context_length", 77),
         vocab_size=vocab,
@@ -283,9 +299,23 @@ def _to_text(cfg: Mapping[str, Any], quick: bool, where: str) -> TextConfig:
         causal=not cfg.get("no_causal_mask", False),
         projection="none" if cfg.get("proj_type", "linear") in ("none", None) else projection,
         eos_id=eos,
-        pad_id=cfg.get("pad_id", 0),
-        activation=_activation(cfg, quick),
+        pad_id=cfg.get("pad_id", pad),
+        activation="gelu_tanh" if siglip else _activation(cfg, quick),
         ln_eps=float((cfg.get("norm_kwargs") or {}).get("eps", 1e-5)),
+    )
+
+
+def tokenizer(model_cfg: Mapping[str, Any], cfg: ModelConfig) -> TokenizerConfig:
+    """How captions become ids, from the same model_cfg; the file is found by the reader."""
+    text = model_cfg["text_cfg"]
+    given = text.get("tokenizer_kwargs") or {}
+    plain = "hf_tokenizer_name" not in text
+    clean = "canonicalize" if given.get("clean") == "canonicalize" or is_timm(cfg) else "none"
+    return TokenizerConfig(
+        "clip_bpe" if plain else "hf",
+        clean="lower" if plain else clean,
+        pad_id=cfg.text.pad_id,
+        keep_eos=not given.get("strip_sep_token", False),
     )
 
 
@@ -293,7 +323,7 @@ def _with_pixels(image: ImageConfig, cfg: Mapping[str, Any], where: str) -> Imag
     timm = image.pool == "map"
     resize = cfg.get("resize_mode", "squash" if timm else "shortest")
     interpolation = cfg.get("interpolation", "bicubic")
-    if resize not in _RESIZE or interpolation not in ("bicubic", "bilinear"):
+    if resize not in ("shortest", "squash") or interpolation not in ("bicubic", "bilinear"):
         raise UserError(f"{where}: not supported (got resize_mode {resize}, {interpolation})")
     mean = cfg.get("mean", HALF if timm else image.mean)
     std = cfg.get("std", HALF if timm else image.std)
@@ -332,7 +362,7 @@ def from_model(cfg: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     text_cfg |= {"no_causal_mask": True} if not text.causal else {}
     text_cfg |= {"proj_bias": True} if text.projection == "bias" else {}
     text_cfg |= {"proj_type": "none"} if text.projection == "none" else {}
-    text_cfg |= {"pad_id": text.pad_id} if text.pad_id else {}
+    text_cfg |= {"pad_id": text.pad_id}
     text_cfg |= _layers(text)
     model: dict[str, Any] = {"embed_dim": cfg.embed_dim}
     model |= {"quick_gelu": True} if quick else {}

@@ -28,11 +28,12 @@ WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin",
 )  # fmt: skip
-METADATA_KEY = "clip_jax_config"  # our own exports carry their ModelConfig in the header
+METADATA_KEY = "clip_jax"  # our own exports carry ModelConfig and TokenizerConfig in the header
+PIXELS = ("resize", "interpolation", "mean", "std")
 
 # Fields that no weight depends on: how training starts, and how fast things run.
 FREE = ("init", "logit_scale_init", "logit_bias_init", "dtype", "remat", "unroll",
-        "image.patch_dropout", "image.layer_scale")  # fmt: skip
+        "image.patch_dropout")  # fmt: skip
 RESIZED = ("image.size", "image.columns", "text.context")  # these change the position tables only
 
 
@@ -86,7 +87,7 @@ def read(source: str, config: ModelConfig | str | None = None) -> Foreign:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     tensors = open_tensors(_weights(path) if os.path.isdir(path) else path)
     family = _family(tensors)
-    own = _own_config(tensors, folder, family)
+    own, tokenizer = _own_config(tensors, folder, family)
     if own is None and given is None:
         raise UserError(
             f"{source}: says nothing of its architecture, and the activation cannot be seen in "
@@ -98,13 +99,11 @@ def read(source: str, config: ModelConfig | str | None = None) -> Foreign:
     final = given or own
     _agree(source, own, final)
     optional = {"hf": hf.is_optional, "open_clip": open_clip.is_optional}
-    tokenizer, data = _tokenizer(folder, final, family)
     return Foreign(
         source,
         final,
         own,
-        tokenizer,
-        data,
+        *_tokenizer(folder, final, tokenizer),
         tensors,
         _rules(family, own, tensors),
         optional.get(family, lambda name: False),
@@ -115,7 +114,8 @@ def is_foreign(source: str) -> bool:
     """Whether `source` is meant for `read`, and not the workdir of a run."""
     if source.startswith(hub.PREFIX) or os.path.isfile(source):
         return True
-    return any(os.path.exists(os.path.join(source, name)) for name in WEIGHTS)
+    names = [*WEIGHTS, "open_clip_config.json", "preprocessor_config.json"]
+    return any(os.path.exists(os.path.join(source, name)) for name in names)
 
 
 def _weights(folder: str) -> str:
@@ -145,7 +145,7 @@ def _rules(family: str, cfg: ModelConfig, tensors: Tensors) -> Sequence[Rule]:
         return hf.table(cfg)
     if family == "big_vision":
         return big_vision.table(cfg, *big_vision.dialect(tensors.shapes))
-    return open_clip.table(cfg)
+    return open_clip.table(cfg, custom_text="text.token_embedding.weight" in tensors.shapes)
 
 
 def _json(path: str) -> dict[str, Any]:
@@ -161,23 +161,35 @@ def _json(path: str) -> dict[str, Any]:
     return data
 
 
-def _own_config(tensors: Tensors, folder: str, family: str) -> ModelConfig | None:
-    """The config that came with the weights, if any."""
+def _own_config(
+    tensors: Tensors, folder: str, family: str
+) -> tuple[ModelConfig | None, TokenizerConfig | None]:
+    """The configs that came with the weights, if any."""
     if METADATA_KEY in tensors.metadata:
-        return from_dict(json.loads(tensors.metadata[METADATA_KEY]), ModelConfig, tensors.path)
+        where = f"{tensors.path}: header"
+
+        def parts(name: str, kind: Any) -> Any:
+            own = json.loads(tensors.metadata[METADATA_KEY])
+            return from_dict(own[name], kind, f"{where}: {name}")
+
+        model = _checked(lambda: parts("model", ModelConfig), where)
+        return model, parts("tokenizer", TokenizerConfig)
     if family == "open_clip":
         path = os.path.join(folder, "open_clip_config.json")
         if found := _json(path):
             model, pixels = found.get("model_cfg", {}), found.get("preprocess_cfg", {})
-            return _checked(lambda: open_clip.to_model(model, pixels, path), path)
+            cfg = _checked(lambda: open_clip.to_model(model, pixels, path), path)
+            return cfg, open_clip.tokenizer(model, cfg)
         if "input_resolution" in tensors.shapes:  # only OpenAI's archives have it
-            return open_clip.from_shapes(tensors)
+            return open_clip.from_shapes(tensors), None
     if family == "hf":
         path = os.path.join(folder, "config.json")
         if found := _json(path):
             pixels = _json(os.path.join(folder, "preprocessor_config.json"))
-            return _checked(lambda: hf.to_model(found, pixels, path), path)
-    return None
+            words = _json(os.path.join(folder, "tokenizer_config.json")).get("pad_token", "")
+            pad = words if isinstance(words, str) else words.get("content", "")
+            return _checked(lambda: hf.to_model(found, pixels, path, pad), path), None
+    return None, None
 
 
 def _checked(make: Callable[[], ModelConfig], path: str) -> ModelConfig:
@@ -197,10 +209,17 @@ def _checked(make: Callable[[], ModelConfig], path: str) -> ModelConfig:
 
 def _agree(source: str, own: ModelConfig, given: ModelConfig) -> None:
     """Refuses a config that contradicts the weights."""
+    free = {*FREE, *RESIZED}
+    if given.text.pool != "eos":
+        free.add("text.eos_id")  # nobody reads it
+    if given.text.causal and given.text.pool == "eos":
+        free.add("text.pad_id")  # what comes after the end is not seen
+    if bool(own.image.layer_scale) == bool(given.image.layer_scale):
+        free.add("image.layer_scale")  # how it starts
     odd = [
         f"{path} is {old!r} there and {new!r} in the config"
         for path, (old, new) in differences(own, given).items()
-        if path not in FREE and path not in RESIZED
+        if path not in free
     ]
     if odd:
         raise UserError(
@@ -233,14 +252,19 @@ def _as_stored(given: ModelConfig, tensors: Tensors, family: str) -> ModelConfig
     return dataclasses.replace(given, image=image, text=text)
 
 
-def _tokenizer(folder: str, cfg: ModelConfig, family: str) -> tuple[TokenizerConfig, bytes]:
+def _tokenizer(
+    folder: str, cfg: ModelConfig, own: TokenizerConfig | None
+) -> tuple[TokenizerConfig, bytes]:
     """What turns captions into the ids that these weights know, from the files beside them."""
     text, siglip = cfg.text, cfg.image.pool == "map"
+    names = {"sentencepiece": "spiece.model", "clip_bpe": "merges.txt", "hf": "tokenizer.json"}
 
     def beside(name: str) -> bytes:
         path = os.path.join(folder, name)
         return files.read_bytes(path) if os.path.isfile(path) else b""
 
+    if own is not None:
+        return own, beside(names.get(own.kind, "tokenizer.bin"))
     clean = "canonicalize" if siglip else "lower"
     if data := beside("spiece.model"):
         return TokenizerConfig("sentencepiece", clean=clean, pad_id=text.pad_id), data

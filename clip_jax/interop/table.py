@@ -114,11 +114,17 @@ def expected(rules: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]) -> di
     Args:
         rules: of the family.
         shapes: of all our leaves, parameters and stats.
+
+    Raises:
+        UserError: the model has parts that the family lacks, or the other way round.
     """
     covered = {p for r in rules for p in r.ours}
     if covered != set(shapes):
         odd = sorted(covered ^ set(shapes))
-        raise AssertionError(f"the table and the model disagree on {odd[:5]}")
+        raise UserError(
+            f"config.model: the other program has no such model (unlike: {_some(odd)}); export to "
+            "clip_jax, or change the model"
+        )
     out = {}
     for rule in rules:
         if rule.constant is not None:

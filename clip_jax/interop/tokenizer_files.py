@@ -2,7 +2,7 @@
 
 import json
 
-from clip_jax.config.schema import ModelConfig
+from clip_jax.config.schema import Config
 from clip_jax.errors import UserError
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.tokenizers.bpe import ClipBPE, vocabulary
@@ -12,13 +12,13 @@ from clip_jax.tokenizers.sentencepiece import SentencePiece
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def tokenizer_files(tokenizer: Tokenizer, cfg: ModelConfig, *, required: bool) -> dict[str, bytes]:
+def tokenizer_files(tokenizer: Tokenizer, cfg: Config, *, required: bool) -> dict[str, bytes]:
     """{file name: contents}.
 
     Args:
         tokenizer: of the model.
         cfg: of the model.
-        required: whether a model without tokenizer is an error; else it gives no file.
+        required: whether a tokenizer that transformers lacks is an error; else it gives no file.
 
     Raises:
         UserError: the tokenizer is missing, or of a kind without such files.
@@ -27,7 +27,7 @@ def tokenizer_files(tokenizer: Tokenizer, cfg: ModelConfig, *, required: bool) -
         merges = tokenizer.to_bytes()
         settings = {
             "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": cfg.text.context,
+            "model_max_length": cfg.model.text.context,
             "do_lower_case": True,
             "bos_token": _START,
             "eos_token": _END,
@@ -44,16 +44,17 @@ def tokenizer_files(tokenizer: Tokenizer, cfg: ModelConfig, *, required: bool) -
     if isinstance(tokenizer, HfTokenizer):
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": cfg.text.context,
+            "model_max_length": cfg.model.text.context,
         }
         return {
             "tokenizer.json": tokenizer.to_bytes(),
             "tokenizer_config.json": _text(settings),
         }
-    if isinstance(tokenizer, SentencePiece):
+    # SiglipTokenizer strips punctuation: for other captions it would give other ids
+    if isinstance(tokenizer, SentencePiece) and cfg.tokenizer.clean == "canonicalize":
         settings = {
             "tokenizer_class": "SiglipTokenizer",
-            "model_max_length": cfg.text.context,
+            "model_max_length": cfg.model.text.context,
             "do_lower_case": True,
             "eos_token": tokenizer.piece(tokenizer.eos_id),
             "pad_token": tokenizer.piece(tokenizer.pad_id),
@@ -63,7 +64,7 @@ def tokenizer_files(tokenizer: Tokenizer, cfg: ModelConfig, *, required: bool) -
     if not required:
         return {}
     tokenizer.to_bytes()  # a missing one says why
-    raise UserError("config.tokenizer.kind: a tokenizer of your own has no files for transformers")
+    raise UserError("config.tokenizer.kind: transformers has no such tokenizer")
 
 
 def _text(data: object) -> bytes:

@@ -47,6 +47,11 @@ def missing(why: str) -> Tokenizer:
     return _Missing(why)
 
 
+def is_missing(tokenizer: Tokenizer) -> bool:
+    """Whether it is one of `missing`."""
+    return isinstance(tokenizer, _Missing)
+
+
 TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "sentencepiece": sentencepiece.build,
     "clip_bpe": bpe.build,

@@ -15,7 +15,8 @@ from clip_jax.errors import UserError
 from clip_jax.tokenizers.sentencepiece import CLEANERS
 from clip_jax.tokenizers.source import model_bytes
 
-EOS = ("</s>", "<eos>", "<|endoftext|>", "[SEP]")
+# Most particular first: in Gemma's vocabulary </s> is a piece of HTML.
+EOS = ("<eos>", "<|endoftext|>", "[SEP]", "</s>")
 
 
 class HfTokenizer:
@@ -26,13 +27,23 @@ class HfTokenizer:
         clean: key of CLEANERS, applied to every caption first.
         sticky_eos: a caption that is cut still ends in end-of-text.
         pad_id: id that fills a row; -1 = the file's own, or 0.
+        keep_eos: False = pads stand where end-of-text would, as CLIPA was trained.
         where: origin of the file, for messages.
 
     Raises:
         UserError: the library is missing, or the file is not a tokenizer with an end-of-text.
     """
 
-    def __init__(self, data: bytes, *, clean: str, sticky_eos: bool, pad_id: int, where: str):
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        clean: str,
+        sticky_eos: bool,
+        pad_id: int,
+        keep_eos: bool = True,
+        where: str,
+    ):
         try:
             tokenizers: Any = importlib.import_module("tokenizers")
         except ImportError as e:
@@ -51,7 +62,9 @@ class HfTokenizer:
         known = [i for i in map(self._tokenizer.token_to_id, EOS) if i is not None]
         if not known:
             raise UserError(f"{where}: has no end-of-text; looked for {', '.join(EOS)}")
-        self.eos_id: int = known[0]
+        added = self._tokenizer.encode("").ids[-1:]  # what the file itself puts at the end
+        self.eos_id: int = added[0] if added and added[0] in known else known[0]
+        self._keep_eos = keep_eos
         self.pad_id: int = pad_id if pad_id >= 0 else int(padding.get("pad_id", 0))
 
     def __call__(self, texts: Sequence[str], context: int) -> np.ndarray:
@@ -67,7 +80,7 @@ class HfTokenizer:
             row[: len(ids)] = ids
             if cut and self._sticky:
                 row[-1] = self.eos_id
-        return rows
+        return rows if self._keep_eos else np.where(rows == self.eos_id, self.pad_id, rows)
 
     def to_bytes(self) -> bytes:
         """The file, for `build(stored=...)`."""
@@ -87,5 +100,10 @@ def build(
     if data is None:
         raise UserError("config.tokenizer.path: is empty; give the path of a tokenizer.json")
     return HfTokenizer(
-        data, clean=cfg.clean, sticky_eos=cfg.sticky_eos, pad_id=cfg.pad_id, where=where
+        data,
+        clean=cfg.clean,
+        sticky_eos=cfg.sticky_eos,
+        pad_id=cfg.pad_id,
+        keep_eos=cfg.keep_eos,
+        where=where,
     )

@@ -36,7 +36,7 @@ def peer(torch):
     return parity_open_clip.open_clip
 
 
-def small(name, context=11):
+def small(name, context=11, pad_id=0):
     """A preset with small numbers; CLIP's vocabulary, so that its tokenizer fits."""
     cfg = MODELS[name]
     image = dataclasses.replace(

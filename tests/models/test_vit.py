@@ -93,7 +93,7 @@ def test_fixed_positions_are_no_parameters(posemb):
 def test_layer_scale_of_nothing_closes_the_branches():
     built, params, stats = model(layer_scale=1e-4)
     shapes = {k: v.shape for k, v in params["image"]["blocks"].items() if k.startswith("ls")}
-    assert shapes == {"ls1": (2, 16), "ls2": (2, 16)} or set(shapes) == {"ls1", "ls2"}
+    assert shapes == {"ls1": (2, 16), "ls2": (2, 16)}
     blocks = dict(params["image"]["blocks"])
     blocks |= {"ls1": jnp.zeros((2, 16)), "ls2": jnp.zeros((2, 16))}
     closed = {**params, "image": {**params["image"], "blocks": blocks}}

@@ -64,6 +64,23 @@ def test_it_is_rebuilt_from_its_bytes():
     assert again(["a dog"], 6).tolist() == first(["a dog"], 6).tolist()
 
 
+def test_clipas_rows_have_no_end():
+    rows = make(word_pieces(), keep_eos=False)(["a cat", "a photo of a cat"], 6)
+    assert rows.tolist() == [[2, 4, 7, 0, 0, 0], [2, 4, 5, 6, 4, 0]]
+
+
+def test_gemmas_end_is_not_its_piece_of_html():
+    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "</s>": 3, "a": 4, "[UNK]": 5}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    plain = make(inner.to_str().encode())
+    assert plain.eos_id == 1 and plain(["a"], 4).tolist() == [[4, 1, 0, 0]]
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 3)]
+    )
+    assert make(inner.to_str().encode()).eos_id == 3
+
+
 def test_messages():
     with pytest.raises(UserError, match="not a tokenizer.json"):
         make(b"{}")
