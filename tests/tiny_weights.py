@@ -26,11 +26,12 @@ def config(name: str) -> ModelConfig:
 def model(cfg: ModelConfig) -> Model:
     """Random parameters; CLIP's tokenizer where the vocabulary is CLIP's."""
     params, stats = jax.jit(dual.build(cfg).init)(jax.random.key(0))
-    tokenizer = missing("no tokenizer")
+    tokenizer, kind = missing("no tokenizer"), TokenizerConfig()
     if cfg.text.vocab_size == 49408:
-        tokenizer = build(TokenizerConfig("clip_bpe"), vocab_size=49408)
-    mesh = make_mesh(MeshConfig(data=1))
-    return Model(dataclasses.replace(Config(), model=cfg), params, stats, tokenizer, mesh)
+        kind = TokenizerConfig("clip_bpe")
+        tokenizer = build(kind, vocab_size=49408)
+    own = dataclasses.replace(Config(), model=cfg, tokenizer=kind)
+    return Model(own, params, stats, tokenizer, make_mesh(MeshConfig(data=1)))
 
 
 def write(name: str, to: str, folder: str) -> None:

@@ -10,13 +10,15 @@ from PIL import Image
 
 import clip_jax
 from clip_jax.config.presets import MODELS
-from clip_jax.config.schema import Config
+from clip_jax.config.schema import Config, MeshConfig, TokenizerConfig
 from clip_jax.inference.api import Model
 from clip_jax.inference.export import export
 from clip_jax.inference.load import load
 from clip_jax.interop import open_clip, table
 from clip_jax.models import dual
 from clip_jax.sharding.mesh import make_mesh
+from clip_jax.tokenizers import build as build_tokenizer
+from clip_jax.tokenizers import missing
 
 pytestmark = pytest.mark.parity
 
@@ -62,17 +64,13 @@ def random_model(cfg, seed=0, tokenizer=None, scale=0.2):
 
     tree = jax.tree_util.tree_map_with_path(fill, params)
     stats = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), stats)
-    config = dataclasses.replace(Config(), model=cfg)
-    tokenizer = tokenizer or clip_jax.tokenizers.missing("none")
-    from clip_jax.config.schema import MeshConfig
-
+    kind = TokenizerConfig("clip_bpe" if tokenizer else "sentencepiece")
+    config = dataclasses.replace(Config(), model=cfg, tokenizer=kind)
+    tokenizer = tokenizer or missing("none")
     return Model(config, tree, stats, tokenizer, make_mesh(MeshConfig(data=1)), 8)
 
 
 def clip_tokenizer():
-    from clip_jax.config.schema import TokenizerConfig
-    from clip_jax.tokenizers import build as build_tokenizer
-
     return build_tokenizer(TokenizerConfig("clip_bpe"), vocab_size=49408)
 
 
