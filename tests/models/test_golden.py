@@ -64,6 +64,7 @@ def is_key_bias(path):
     return path.endswith(("attn/k/bias", "pool/k/bias"))
 
 
+@pytest.mark.core
 def test_features(case):
     features = jax.jit(case.model.features, static_argnums=0)
     image = features("image", case.params, case.stats, case.batch["image"] / 255.0)
@@ -115,6 +116,7 @@ def test_training_mode_of_batch_norm():
     close(z["image"], case.out["train_image_features"], 2e-5)
 
 
+@pytest.mark.core
 def test_ten_adamw_steps(trained):
     case = trained
     optim = OptimConfig(learning_rate=1e-3, weight_decay=0.2, schedule="constant")
