@@ -12,6 +12,7 @@ import time
 import command
 import embedding
 import pytest
+import tiny_weights
 
 import tiny
 
@@ -197,3 +198,29 @@ def test_without_pyarrow(run, index, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for args in (("search", run, index, "--text=a"), ("embed", run, "--data=x", "--out=y")):
         refused(command.run(*args), "pip install 'clip-jax-pretrain[embed]'")
+
+
+def test_export(run, tmp_path):
+    """A run whose poolings transformers lacks, and published weights there and back."""
+    out = str(tmp_path / "out")
+    refused(command.run("export", run, "--to=hf", f"--out={out}"), "config.model.", "CLIPModel")
+    refused(command.run("export", run, "--to=hff", f"--out={out}"), "did you mean 'hf'?")
+    refused(command.run("export", run, "--to=hf", f"--out={run}"), "is there already")
+    refused(command.run("export", run, "--to=hf"), "--out")
+    assert not os.path.exists(out)
+    status, said, err = command.run("export", run, "--to=clip_jax", f"--out={out}")
+    assert status == 0 and said == f"wrote {out}\n", err
+    tiny_weights.write("ViT-B-32-quickgelu", "hf", str(tmp_path / "weights"))
+    source, bare = str(tmp_path / "weights"), str(tmp_path / "oc")
+    status, _, err = command.run(
+        "export", source, "--to=open_clip", f"--out={bare}", "--dtype=float16"
+    )
+    assert status == 0, err
+    refused(
+        command.run("export", bare, "--to=hf", f"--out={out}2", "--config=ViT-B-32"),
+        "contradicts the config: ", "image.activation is 'quick_gelu' there and 'gelu'",
+    )  # fmt: skip
+    status, _, err = command.run("export", bare, "--to=hf", f"--out={out}2")
+    assert status == 0, err
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json",
+            "merges.txt", "README.md"} <= set(os.listdir(f"{out}2"))  # fmt: skip

@@ -1,5 +1,9 @@
-"""An import streams: what it needs beside the weights is a leaf, not a copy of the file."""
+"""An import streams: what it needs beside the weights is a leaf, not a copy of the file.
 
+CLIP_JAX_STREAM=ViT-L-14 python -m pytest tests/interop/test_stream.py is the long form.
+"""
+
+import os
 import subprocess
 import sys
 
@@ -39,6 +43,7 @@ print(round((peak() - before) / size, 3))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_of_an_import(tmp_path):
-    args = [sys.executable, "-c", SCRIPT, "ViT-B-32", str(tmp_path / "w.safetensors")]
+    name = os.environ.get("CLIP_JAX_STREAM", "ViT-B-32")
+    args = [sys.executable, "-c", SCRIPT, name, str(tmp_path / "w.safetensors")]
     out = subprocess.run(args, capture_output=True, text=True, check=True).stdout
     assert float(out.split()[-1]) <= 1.5
