@@ -22,7 +22,7 @@ from clip_jax.interop import big_vision, hf, hub, open_clip
 from clip_jax.interop.open_file import open_tensors
 from clip_jax.interop.table import Rule
 from clip_jax.interop.tensors import Tensors
-from clip_jax.tokenizers.bpe import VOCAB_SIZE
+from clip_jax.tokenizers.bpe import VOCAB_SIZE, merges_of_json
 
 WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors",
@@ -168,12 +168,12 @@ def _own_config(
     if METADATA_KEY in tensors.metadata:
         where = f"{tensors.path}: header"
 
-        def parts(name: str, kind: Any) -> Any:
+        def part(name: str, kind: Any) -> Any:
             own = json.loads(tensors.metadata[METADATA_KEY])
-            return from_dict(own[name], kind, f"{where}: {name}")
+            return from_dict(own.get(name, {}), kind, f"{where}: {name}")
 
-        model = _checked(lambda: parts("model", ModelConfig), where)
-        return model, parts("tokenizer", TokenizerConfig)
+        model = _checked(lambda: part("model", ModelConfig), where)
+        return model, part("tokenizer", TokenizerConfig)
     if family == "open_clip":
         path = os.path.join(folder, "open_clip_config.json")
         if found := _json(path):
@@ -257,19 +257,26 @@ def _tokenizer(
 ) -> tuple[TokenizerConfig, bytes]:
     """What turns captions into the ids that these weights know, from the files beside them."""
     text, siglip = cfg.text, cfg.image.pool == "map"
-    names = {"sentencepiece": "spiece.model", "clip_bpe": "merges.txt", "hf": "tokenizer.json"}
+    names = {"sentencepiece": "spiece.model", "hf": "tokenizer.json"}
 
     def beside(name: str) -> bytes:
         path = os.path.join(folder, name)
         return files.read_bytes(path) if os.path.isfile(path) else b""
 
-    if own is not None:
-        return own, beside(names.get(own.kind, "tokenizer.bin"))
+    def merges() -> bytes:  # transformers 5 writes them into tokenizer.json only
+        return beside("merges.txt") or merges_of_json(beside("tokenizer.json"))
+
+    if own is not None and own.kind == "clip_bpe":
+        return own, merges()
+    if own is not None and (data := beside(names.get(own.kind, "tokenizer.bin"))):
+        return own, data
     clean = "canonicalize" if siglip else "lower"
     if data := beside("spiece.model"):
         return TokenizerConfig("sentencepiece", clean=clean, pad_id=text.pad_id), data
     if text.vocab_size == VOCAB_SIZE and text.eos_id == VOCAB_SIZE - 1:
-        return TokenizerConfig("clip_bpe", pad_id=text.pad_id), beside("merges.txt")
+        return TokenizerConfig("clip_bpe", pad_id=text.pad_id), merges()
+    if own is not None:
+        return own, b""
     if data := beside("tokenizer.json"):
         clean = clean if siglip else "none"
         return TokenizerConfig("hf", clean=clean, pad_id=text.pad_id), data

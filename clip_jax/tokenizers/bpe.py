@@ -16,6 +16,7 @@ import hashlib
 import heapq
 import importlib.util
 import itertools
+import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -199,6 +200,16 @@ def read_merges(data: bytes, where: str) -> bytes:
     if hashlib.sha256(plain).hexdigest() != MERGES_SHA256:
         raise _not_merges(where, "other contents")
     return plain
+
+
+def merges_of_json(data: bytes) -> bytes:
+    """The merges inside Hugging Face's tokenizer.json, as a merges.txt; b"" if it has none."""
+    try:
+        pairs = json.loads(data)["model"]["merges"]
+        lines = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    except (ValueError, KeyError, TypeError):
+        return b""
+    return "\n".join(["#version: 0.2", *lines, ""]).encode()
 
 
 def _not_merges(where: str, what: str) -> UserError:

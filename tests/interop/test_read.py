@@ -6,10 +6,11 @@ import shutil
 import golden_cases as golden
 import numpy as np
 import pytest
+import tiny_weights
 
 import clip_jax
 from clip_jax.errors import UserError
-from clip_jax.interop import hf
+from clip_jax.interop import hf, read
 from clip_jax.interop.open_file import open_tensors
 from clip_jax.interop.safetensors import write_safetensors
 
@@ -132,3 +133,30 @@ def test_the_hub_without_network(monkeypatch):
     text = told("hf-hub:openai/clip-vit-base-patch32")
     assert "cannot be had (no network at all)" in text
     assert "hf download openai/clip-vit-base-patch32" in text
+
+
+def test_merges_inside_a_tokenizer_json(tmp_path):
+    """What transformers 5 saves has no merges.txt; two spellings of the pairs are about."""
+    tiny_weights.write("ViT-B-32", "hf", str(tmp_path / "out"))
+    folder = tmp_path / "out"
+    lines = (folder / "merges.txt").read_text().splitlines()[1:]
+    want = clip_jax.load(folder).tokenize(["two red cats, 4k"])
+    for name in ("merges.txt", "vocab.json"):
+        (folder / name).unlink()
+    for pairs in (lines, [line.split(" ") for line in lines]):
+        (folder / "tokenizer.json").write_text(json.dumps({"model": {"merges": pairs}}))
+        found = read.read(str(folder))
+        assert found.tokenizer.kind == "clip_bpe" and found.tokenizer_file
+        np.testing.assert_array_equal(clip_jax.load(folder).tokenize(["two red cats, 4k"]), want)
+
+
+def test_a_broken_header_of_our_own(tmp_path):
+    tiny_weights.write("ViT-B-32", "open_clip", str(tmp_path / "out"))
+    path = str(tmp_path / "out" / "open_clip_model.safetensors")
+    tensors = open_tensors(path)
+    arrays = {n: tensors.read(n) for n in tensors.shapes}
+    tensors.close()
+    items = [(n, x.shape, x.dtype, lambda x=x: x) for n, x in arrays.items()]
+    for header in ("{", "[]", json.dumps({"model": {"image": {"heads": 0}}}), json.dumps({})):
+        write_safetensors(path, items, {read.METADATA_KEY: header})
+        assert "open_clip_model.safetensors" in told(tmp_path / "out")
