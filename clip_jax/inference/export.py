@@ -27,7 +27,7 @@ from clip_jax.errors import UserError, near
 from clip_jax.files import is_remote, user_errors
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
-from clip_jax.interop import big_vision, hf, open_clip
+from clip_jax.interop import big_vision, hf, open_clip, open_clip_config
 from clip_jax.interop.card import model_card
 from clip_jax.interop.npz import write_npz
 from clip_jax.interop.read import METADATA_KEY
@@ -142,7 +142,7 @@ def _to_clip_jax(model: Model, folder: str, dtype: np.dtype, scores: str) -> Non
 
 def _to_open_clip(model: Model, folder: str, dtype: np.dtype, scores: str) -> None:
     cfg = model.config.model
-    model_cfg, pixels = open_clip.from_model(cfg)
+    model_cfg, pixels = open_clip_config.from_model(cfg)
     path = os.path.join(folder, "open_clip_model.safetensors")
     _weights(model, path, open_clip.table(cfg), _leaves(model), dtype)
     _json(folder, "open_clip_config.json", {"model_cfg": model_cfg, "preprocess_cfg": pixels})

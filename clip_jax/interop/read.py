@@ -18,7 +18,7 @@ from clip_jax.config.codec import differences, from_dict, to_dict
 from clip_jax.config.presets import MODELS
 from clip_jax.config.schema import ModelConfig, TokenizerConfig
 from clip_jax.errors import UserError, near
-from clip_jax.interop import big_vision, hf, hub, open_clip
+from clip_jax.interop import big_vision, hf, hub, open_clip, open_clip_config
 from clip_jax.interop.open_file import open_tensors
 from clip_jax.interop.table import Rule
 from clip_jax.interop.tensors import Tensors
@@ -178,10 +178,10 @@ def _own_config(
         path = os.path.join(folder, "open_clip_config.json")
         if found := _json(path):
             model, pixels = found.get("model_cfg", {}), found.get("preprocess_cfg", {})
-            cfg = _checked(lambda: open_clip.to_model(model, pixels, path), path)
-            return cfg, open_clip.tokenizer(model, cfg)
+            cfg = _checked(lambda: open_clip_config.to_model(model, pixels, path), path)
+            return cfg, open_clip_config.tokenizer(model, cfg)
         if "input_resolution" in tensors.shapes:  # only OpenAI's archives have it
-            return open_clip.from_shapes(tensors), None
+            return open_clip_config.from_shapes(tensors), None
     if family == "hf":
         path = os.path.join(folder, "config.json")
         if found := _json(path):

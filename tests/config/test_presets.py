@@ -14,7 +14,7 @@ import pytest
 from clip_jax.config import check
 from clip_jax.config.presets import MODELS
 from clip_jax.config.schema import Config
-from clip_jax.interop import open_clip
+from clip_jax.interop import open_clip_config
 from clip_jax.metrics import flops
 from clip_jax.models import dual
 
@@ -92,7 +92,9 @@ def test_the_presets_are_open_clips():
     assert spec and spec.submodule_search_locations, "launch/setup.sh test installs it"
     folder = Path(spec.submodule_search_locations[0]) / "model_configs"
     for name, ours in MODELS.items():
-        theirs = open_clip.to_model(json.loads((folder / f"{name}.json").read_text()), {}, name)
+        theirs = open_clip_config.to_model(
+            json.loads((folder / f"{name}.json").read_text()), {}, name
+        )
         for side in ("image", "text"):
             a, b = getattr(ours, side), getattr(theirs, side)
             for field in dataclasses.fields(a):
@@ -112,5 +114,7 @@ CLIPA = ("activation", "ln_eps")
 
 def test_hidden_widths_survive_the_ratio():
     for name in ("ViT-g-14", "ViT-bigG-14", "ViT-e-14"):
-        model, _ = open_clip.from_model(MODELS[name])
-        assert open_clip.to_model(model, {}, name).image.mlp_dim == MODELS[name].image.mlp_dim
+        model, _ = open_clip_config.from_model(MODELS[name])
+        assert (
+            open_clip_config.to_model(model, {}, name).image.mlp_dim == MODELS[name].image.mlp_dim
+        )

@@ -16,7 +16,7 @@ from clip_jax.config.schema import Config, MeshConfig, TokenizerConfig
 from clip_jax.errors import UserError
 from clip_jax.inference.api import Model
 from clip_jax.inference.export import export
-from clip_jax.interop import big_vision, build, hf, open_clip, read, table
+from clip_jax.interop import big_vision, build, hf, open_clip, open_clip_config, read, table
 from clip_jax.interop.npz import write_npz
 from clip_jax.interop.open_file import open_tensors
 from clip_jax.interop.safetensors import write_safetensors
@@ -157,8 +157,8 @@ def all_leaves(model):
 
 def test_configs_survive_the_way_through_open_clip():
     for name, cfg in MODELS.items():
-        model_cfg, pixels = open_clip.from_model(cfg)
-        back = open_clip.to_model(json.loads(json.dumps(model_cfg)), pixels, name)
+        model_cfg, pixels = open_clip_config.from_model(cfg)
+        back = open_clip_config.to_model(json.loads(json.dumps(model_cfg)), pixels, name)
         assert alike(back, cfg), name
 
 
@@ -191,9 +191,9 @@ def alike(a, b):
 def test_open_clips_siglip_pads_with_one_and_siglip_2_with_zero():
     """Its configs do not say it; every short caption would be another one."""
     for name, pad in (("ViT-B-16-SigLIP", 1), ("ViT-B-16-SigLIP2", 0)):
-        model_cfg, pixels = open_clip.from_model(MODELS[name])
+        model_cfg, pixels = open_clip_config.from_model(MODELS[name])
         del model_cfg["text_cfg"]["pad_id"]
-        back = open_clip.to_model(model_cfg, pixels, name)
+        back = open_clip_config.to_model(model_cfg, pixels, name)
         assert back.text.pad_id == pad and back.text.activation == "gelu_tanh"
 
 
