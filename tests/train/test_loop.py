@@ -67,6 +67,7 @@ def test_a_run_killed_before_its_report_gets_one(finished, tmp_path, folder):
     assert "colours" in (run / "report.html").read_text()
 
 
+@pytest.mark.core
 def test_stopped_and_started_equals_uninterrupted(folder, finished, tmp_path, monkeypatch):
     """Stopped after step 3 by a signal, then started again: the same losses to the last bit."""
     run = tmp_path / "run"
