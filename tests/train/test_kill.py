@@ -50,6 +50,7 @@ def test_kill_9_at_random_moments(folder, uninterrupted, tmp_path):
             killed += 1
             continue
         assert child.returncode == 0
+        assert command.losses(tmp_path) == losses
         if KILLS > 10:  # begin again, so that every kill hits a living run
             subprocess.run(["rm", "-rf", str(tmp_path)], check=True)
     child = command.start(*args)
