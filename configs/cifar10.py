@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     variant(arg, ())
     c = default()
     c.name = "CIFAR-10"
-    c.batch_size, c.num_steps = 128, 2350
+    c.batch_size, c.num_steps = 128, 1800
 
     image = c.model.image
     image.size, image.patch = 32, 8
@@ -38,7 +38,6 @@ def get_config(arg: str = ""):
     text.activation = "gelu_tanh"
     c.model.embed_dim = 128
     c.model.logit_scale_init = 2.302585  # log 10
-    c.model.unroll = 4
 
     c.data.train.kind = c.data.test.kind = "webdataset"
     c.data.group_by = "caption"  # 240 different captions: equal ones are positives
@@ -50,5 +49,5 @@ def get_config(arg: str = ""):
     c.optim.weight_decay, c.optim.grad_clip = 0.05, 1.0
 
     c.eval.tasks = (TaskConfig(name="cifar10", classes=CLASSES, templates=TEMPLATES),)
-    c.eval.every = c.checkpoint.every = 800
+    c.eval.every = c.checkpoint.every = 600
     return c

@@ -117,7 +117,8 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, dtype=self.dtype, kernel_init=i.up, bias_init=i.up_bias, name="up"
         )(x)  # (b, t, f)
-        x = ACTIVATIONS[self.activation](x)
+        # The backward pass needs x alone; else each elementwise step keeps a copy (six for a tanh)
+        x = jax.checkpoint(ACTIVATIONS[self.activation], prevent_cse=False)(x)
         return nn.Dense(
             width, dtype=self.dtype, kernel_init=i.down, bias_init=i.down_bias, name="down"
         )(x)  # (b, t, d)
