@@ -30,7 +30,6 @@ def get_config(arg: str = ""):
     text.activation = "gelu_tanh"
     c.model.embed_dim = 64
     c.model.logit_scale_init = 2.302585  # log 10
-    c.model.unroll = 2
 
     c.data.train.paths = c.data.test.paths = ("digits",)
     c.data.train.split, c.data.test.split = "train+validation", "test"

@@ -28,7 +28,6 @@ def get_config(arg: str = ""):
     text.causal, text.mask_pads, text.pool = False, True, "mean"
     text.activation = "gelu_tanh"
     c.model.embed_dim = 192
-    c.model.unroll = 4
 
     c.data.train.kind = c.data.test.kind = "folder"
     c.data.group_by = "caption"

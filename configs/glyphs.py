@@ -15,7 +15,7 @@ def get_config(arg: str = ""):
     arg = variant(arg, ("quick", "tune"))
     c = default()
     c.name = "glyphs" + (f", {arg}" if arg else "")
-    c.batch_size, c.num_steps = 128, 500 if arg == "quick" else 1500
+    c.batch_size, c.num_steps = 128, 500 if arg == "quick" else 1400
 
     image = c.model.image
     image.size, image.channels, image.patch = 32, 1, 8
@@ -30,7 +30,6 @@ def get_config(arg: str = ""):
     text.activation = "gelu_tanh"
     c.model.embed_dim = 128
     c.model.logit_scale_init = 2.302585  # log 10
-    c.model.unroll = 3
 
     c.data.train.paths = c.data.test.paths = ("glyphs",)
     c.data.train.split, c.data.test.split = "train+validation", "test"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clip_jax.bench import peer
 from clip_jax.errors import DONE
 from clip_jax.inference.api import Model
 from clip_jax.inference.export import export
@@ -78,19 +79,13 @@ def _photo(seed: int) -> bytes:
 def _peer(model: Model, photos: Sequence[bytes]) -> Callable[[], np.ndarray]:
     """OpenCLIP's loop over the same weights: transform, stack, encode_image."""
     torch: Any = importlib.import_module("torch")
-    # torchvision's C++ library may be missing beside the CPU build; only these names are missed.
-    operators = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    open_clip: Any = importlib.import_module("open_clip")
+    open_clip = peer.open_clip()
     with tempfile.TemporaryDirectory() as folder:
         export(model, "open_clip", f"{folder}/out")
         theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}/out")
     theirs.eval()
 
     def run() -> np.ndarray:
-        assert operators is not None  # its definitions live as long as it does
         out = []
         with torch.no_grad():
             for i in range(0, len(photos), PEER_BATCH):

@@ -7,6 +7,8 @@ from clip_jax.errors import DONE, USER, UserError, near
 
 BENCHES = {
     "tokenizer": "captions per second of the CLIP tokenizer, against open_clip's",
+    "step": "training steps: examples per second, memory, compile time; against open_clip's",
+    "loss": "memory and time of the losses: gathered, by slices, around a ring, two blocks",
     "embed": "photographs per second through Model.embed_images, against open_clip's loop",
 }
 

@@ -51,6 +51,9 @@ def _towers(model: ModelConfig) -> Iterator[str]:
 def _positive(cfg: Config) -> Iterator[str]:
     values = {
         "batch_size": cfg.batch_size,
+        "num_microbatches": cfg.num_microbatches,
+        "loss.memory_mib": cfg.loss.memory_mib,
+        "mesh.num_slices": cfg.mesh.num_slices,
         "num_steps": cfg.num_steps,
         "eval.batch_size": cfg.eval.batch_size,
         "checkpoint.every": cfg.checkpoint.every,
@@ -148,7 +151,8 @@ def _model_choices(model: ModelConfig) -> Iterator[str]:
             "model.text.projection": (text.projection, PROJECTIONS),
             "model.init": (model.init, ("open_clip", "big_vision")),
             "model.dtype": (model.dtype, ("float32", "bfloat16")),
-            "model.remat": (model.remat, ("none", "dots", "full")),
+            "model.attention": (model.attention, ("xla", "cudnn")),
+            "model.remat": (model.remat, ("none", "dots", "full", "offload")),
         }
     )
 
@@ -156,6 +160,8 @@ def _model_choices(model: ModelConfig) -> Iterator[str]:
 def _choices(cfg: Config) -> Iterator[str]:
     yield from _chosen(
         {
+            "loss.wire_dtype": (cfg.loss.wire_dtype, ("float32", "bfloat16")),
+            "optim.mu_dtype": (cfg.optim.mu_dtype, ("float32", "bfloat16")),
             "optim.schedule": (cfg.optim.schedule, ("cosine", "constant")),
             "tokenizer.clean": (cfg.tokenizer.clean, ("none", "lower", "canonicalize")),
             "tokenizer.model_type": (cfg.tokenizer.model_type, ("unigram", "bpe")),
@@ -182,14 +188,17 @@ def _rest(cfg: Config) -> Iterator[str]:
             yield f"config.optim.decay: not a regular expression ({e}; got '{pattern}')"
     if not any(cfg.data.train.paths):
         yield "config.data.train.paths: is empty; give --config.data.train.paths=PATH"
+    for option in cfg.compile.options:
+        if not re.fullmatch(r"\w+=\S+", option):
+            yield f"config.compile.options: must be name=value (got '{option}')"
     for name in ("crop_scale", "crop_ratio"):
         value = getattr(cfg.data, name)
         if (value or name == "crop_ratio") and (len(value) != 2 or not 0 < value[0] <= value[1]):
             yield f"config.data.{name}: must be (low, high) with 0 < low <= high (got {value})"
     if cfg.optim.logit_scale_max != 0 and not cfg.optim.logit_scale_max >= 1:
         yield f"config.optim.logit_scale_max: must be 0 or >= 1 (got {cfg.optim.logit_scale_max})"
-    if cfg.loss.kind == "sigmoid" and not cfg.model.logit_bias:
-        yield "config.loss.kind: 'sigmoid' needs config.model.logit_bias=True; set it"
+    if cfg.loss.kind.startswith("sigmoid") and not cfg.model.logit_bias:
+        yield f"config.loss.kind: '{cfg.loss.kind}' needs config.model.logit_bias=True; set it"
     if not 0 <= cfg.data.max_bad_share <= 1:
         yield f"config.data.max_bad_share: must lie in 0..1 (got {cfg.data.max_bad_share})"
     names = [t.name for t in cfg.eval.tasks]

@@ -83,7 +83,7 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Two towers and the logit parameters. The last three fields change speed, never results."""
+    """Two towers and the logit parameters. The last four fields change speed, not results."""
 
     image: ImageConfig = _part(ImageConfig)
     text: TextConfig = _part(TextConfig)
@@ -93,7 +93,10 @@ class ModelConfig:
     logit_bias_init: float = _field(-10.0, "start of that bias")
     init: str = _field("open_clip", "how the towers' weights start: 'open_clip' or 'big_vision'")
     dtype: str = _field("float32", "compute type: 'float32' or 'bfloat16'; parameters are float32")
-    remat: str = _field("none", "recompute activations: 'none', 'dots' or 'full'")
+    attention: str = _field("xla", "how attention is computed: 'xla' or 'cudnn' (GPU, bfloat16)")
+    remat: str = _field(
+        "none", "activations again: 'none', 'dots', 'full'; or 'offload' to the host"
+    )
     unroll: int = _field(1, "blocks per iteration of the layer loop")
 
 
@@ -136,6 +139,9 @@ class DataConfig:
     group_by: str = _field(
         "none", "pairs that are positives of each other: 'none', 'caption' (equal ones) or a field"
     )
+    negatives: tuple[str, ...] = _field(
+        (), "fields of a sample that hold captions wrong for its image (hard negatives)"
+    )
     crop_scale: tuple[float, ...] = _field(
         (), "area of the random resized crop, e.g. (0.9, 1.0); empty: as in evaluation"
     )
@@ -162,7 +168,14 @@ class AugmentConfig:
 class LossConfig:
     """The contrastive loss."""
 
-    kind: str = _field("softmax", "'softmax', 'sigmoid' or 'package.module:function'")
+    kind: str = _field(
+        "auto",
+        "'softmax', 'sigmoid', each also with _chunked or _ring; 'auto': softmax or softmax_ring "
+        "by memory_mib; or 'package.module:function'",
+    )
+    chunk: int = _field(0, "images of a device at a time (_chunked, _ring); 0 = by memory_mib")
+    memory_mib: int = _field(512, "memory per device that logits may take, MiB")
+    wire_dtype: str = _field("float32", "of the embeddings that travel: 'float32' or 'bfloat16'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +185,7 @@ class OptimConfig:
     learning_rate: float = _field(5e-4, "peak learning rate")
     b1: float = _field(0.9, "AdamW beta 1")
     b2: float = _field(0.98, "AdamW beta 2")
+    mu_dtype: str = _field("float32", "type of AdamW's first moment: 'float32' or 'bfloat16'")
     eps: float = _field(1e-6, "AdamW epsilon")
     weight_decay: float = _field(0.2, "decoupled, times the learning rate")
     decay: tuple[str, ...] = _field(
@@ -192,6 +206,16 @@ class MeshConfig:
     data: int = _field(-1, "devices that see different pairs and hold whole parameters")
     fsdp: int = _field(1, "devices that see different pairs and share the parameters")
     tensor: int = _field(1, "devices that share each layer")
+    num_slices: int = _field(1, "slices joined by the data-centre network; `data` spans them")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompileConfig:
+    """How XLA compiles the step; changes speed and memory, and may change the last digits."""
+
+    preset: str = _field("", "options by name, see train/compiler.py; empty: XLA's own defaults")
+    options: tuple[str, ...] = _field((), "'name=value', after the preset's")
+    cache_dir: str = _field("", "keep compiled programs in this private folder; empty: nowhere")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +260,9 @@ class Config:
     name: str = _field("run", "name of the run, for the report")
     seed: int = _field(0, "seed of parameters, order and augmentation")
     batch_size: int = _field(1024, "pairs per step over all devices")
+    num_microbatches: int = _field(
+        1, "the towers see the batch in this many parts: less memory, the same gradient"
+    )
     num_steps: int = _field(10_000, "training steps")
     overfit: bool = _field(False, "fail unless the training loss ends near its floor (:overfit)")
     model: ModelConfig = _part(ModelConfig)
@@ -245,6 +272,7 @@ class Config:
     loss: LossConfig = _part(LossConfig)
     optim: OptimConfig = _part(OptimConfig)
     mesh: MeshConfig = _part(MeshConfig)
+    compile: CompileConfig = _part(CompileConfig)
     eval: EvalConfig = _part(EvalConfig)
     checkpoint: CheckpointConfig = _part(CheckpointConfig)
     log: LogConfig = _part(LogConfig)

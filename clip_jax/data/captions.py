@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 
-from clip_jax.data.record import Example
+from clip_jax.data.record import BadRecord, Example
 
 
 def pick(texts: tuple[str, ...], rng: np.random.Generator) -> str:
@@ -25,3 +25,16 @@ def group_of(example: Example, caption: str, group_by: str) -> int:
     """
     value = caption if group_by == "caption" else example.fields[group_by]
     return zlib.crc32(str(value).encode()) & 0x7FFFFFFF
+
+
+def negatives_of(example: Example, fields: tuple[str, ...]) -> list[str]:
+    """Its captions that are wrong for the image, one from each of `fields`.
+
+    Raises:
+        BadRecord: a field is missing or empty.
+    """
+    texts = [str(example.fields.get(name, "")).strip() for name in fields]
+    for name, text in zip(fields, texts, strict=True):
+        if not text:
+            raise BadRecord(f"hard negative '{name}' missing or empty")
+    return texts

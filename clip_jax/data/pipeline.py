@@ -28,7 +28,8 @@ MOST_TRIES = 100  # neighbours tried in place of an unusable record
 class HostBatch:
     """This host's rows of one global batch.
 
-    arrays: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2), group int32 (b,).
+    arrays: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2), group int32 (b,);
+        with hard negatives also negative int32 (b, k, t).
     bad: reasons of the records that had to be replaced, with counts.
     """
 
@@ -85,11 +86,12 @@ class Pipeline:
         """The examples at global positions (b,), rows (b,) of their batch."""
         record, _ = order.locate(position, self.size, self.seed)
         bad: collections.Counter[str] = collections.Counter()
-        images, texts, groups = [], [], []
+        images, texts, groups, wrong = [], [], [], []
         for p, r, i in zip(position, record, row, strict=True):
-            image, text, group = self._example(int(p), int(r), bad)
+            image, text, group, negatives = self._example(int(p), int(r), bad)
             images.append(image)
             texts.append(text)
+            wrong += negatives
             groups.append(int(i) if group is None else group)
         index = np.stack([position >> 32, position & 0xFFFFFFFF], axis=1).astype(np.uint32)
         arrays = {
@@ -98,21 +100,25 @@ class Pipeline:
             "index": index,
             "group": np.asarray(groups, np.int32),
         }
+        if wrong:
+            ids = self.tokenizer(wrong, self.context)
+            arrays["negative"] = ids.reshape(len(images), -1, self.context)
         return HostBatch(arrays, bad)
 
     def _example(
         self, position: int, record: int, bad: collections.Counter[str]
-    ) -> tuple[np.ndarray, str, int | None]:
-        """Image, caption and group; an unusable record gives way to the next usable one."""
+    ) -> tuple[np.ndarray, str, int | None, list[str]]:
+        """Image, caption, group, wrong captions; an unusable record gives way to the next."""
         for shift in range(min(MOST_TRIES, self.size)):
             rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
             try:
                 example, pixels = self._read((record + shift) % self.size)
+                negatives = captions.negatives_of(example, self.data.negatives)
             except BadRecord as e:
                 bad[str(e)] += 1
                 continue
             text = captions.pick(example.texts, rng)
-            return self._transform(pixels, rng), text, self._group(example, text)
+            return self._transform(pixels, rng), text, self._group(example, text), negatives
         reasons = ", ".join(f"{n} x {r}" for r, n in bad.most_common(3))
         raise UserError(f"config.data.train: {MOST_TRIES} unusable pairs in a row ({reasons})")
 

@@ -1,7 +1,7 @@
-"""What all losses start from: one block of logits for both directions, and the targets.
+"""What all losses start from: the texts as columns, blocks of logits, and who belongs to whom.
 
-Letters: b global batch, j the other side's batch, e embedding.
-One side is gathered inside the step; each device computes its own rows, (b / devices) x j.
+Letters: b global batch, j the texts as columns of the logits, k hard negatives per image,
+e embedding.
 """
 
 import jax
@@ -9,33 +9,68 @@ import jax.numpy as jnp
 
 from clip_jax.sharding.mesh import constrain, replicate
 
+NOBODY = -1  # the group of a hard negative; groups of pairs are >= 0
 
-def logits(
-    z: dict[str, jax.Array], logit: dict[str, jax.Array], group: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Scaled similarities of all pairs, and which of them belong together.
+
+def columns(z: dict[str, jax.Array], group: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The texts that every image is compared with: the captions, then the hard negatives.
 
     Args:
-        z: image and text embeddings, (b, e), unit length.
-        logit: scale () (a log) and optionally bias ().
-        group: int32 (b,); pairs with equal numbers are positives of each other.
+        z: text (b, e) and optionally negative (b, k, e): texts that belong to no image.
+        group: int32 (b,), >= 0.
 
     Returns:
-        float32 (b, j) and bool (b, j), symmetric; rows are spread over the batch axes.
+        Embeddings (j, e) and groups (j,), j = b (1 + k); the columns of one image stay together.
     """
-    image = constrain(z["image"].astype(jnp.float32))  # (b, e)
-    text = replicate(z["text"].astype(jnp.float32))  # (j, e)
-    s = jnp.exp(logit["scale"]) * jnp.einsum("be,je->bj", image, text, precision="highest")
+    if "negative" not in z:
+        return z["text"], group
+    b, k, e = z["negative"].shape
+    y = jnp.concatenate([z["text"][:, None], z["negative"]], axis=1)  # (b, 1 + k, e)
+    nobody = jnp.full((b, k), NOBODY, group.dtype)
+    groups = jnp.concatenate([group[:, None], nobody], axis=1)
+    return y.reshape(b * (1 + k), e), groups.reshape(-1)
+
+
+def block(x: jax.Array, y: jax.Array, scale: jax.Array) -> jax.Array:
+    """scale times x (b, e) @ y (j, e)^T, float32 (b, j); exact products of what x and y hold."""
+    return scale * jnp.einsum(
+        "be,je->bj", x, y, precision="highest", preferred_element_type=jnp.float32
+    )
+
+
+def logits(
+    z: dict[str, jax.Array], logit: dict[str, jax.Array], group: jax.Array, wire_dtype: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scaled similarities of all pairs in one block, and which of them belong together.
+
+    The texts are gathered; each device computes its own rows, (b / devices) x j.
+
+    Args:
+        z: image and text embeddings (b, e), unit length; optionally negative (b, k, e).
+        logit: scale () (a log) and optionally bias ().
+        group: int32 (b,), >= 0; pairs with equal numbers are positives of each other.
+        wire_dtype: of the embeddings that travel and enter the products.
+
+    Returns:
+        float32 (b, j), bool (b, j), rows spread over the batch axes; and whether a column is a
+        caption, bool (j,).
+    """
+    y, y_group = columns(z, group)
+    image = constrain(z["image"].astype(wire_dtype))  # (b, e)
+    text = replicate(y.astype(wire_dtype))  # (j, e)
+    s = block(image, text, jnp.exp(logit["scale"]))
     s = constrain(s + logit.get("bias", 0.0))  # (b, j)
-    return s, constrain(group[:, None] == replicate(group)[None, :])
+    y_group = replicate(y_group)
+    return s, constrain(group[:, None] == y_group[None, :]), y_group != NOBODY
 
 
-def accuracies(s: jax.Array, positive: jax.Array) -> dict[str, jax.Array]:
-    """Share of rows and of columns whose best positive is strictly above all negatives."""
+def accuracies(s: jax.Array, positive: jax.Array, caption: jax.Array) -> dict[str, jax.Array]:
+    """Share of rows and of captions whose best positive is strictly above all negatives."""
     best_positive = jnp.where(positive, s, -jnp.inf)
     best_negative = jnp.where(positive, -jnp.inf, s)
-
-    def accuracy(axis: int) -> jax.Array:
-        return jnp.mean(best_positive.max(axis) > best_negative.max(axis))
-
-    return {"accuracy/image_to_text": accuracy(1), "accuracy/text_to_image": accuracy(0)}
+    rows = best_positive.max(1) > best_negative.max(1)
+    texts = (best_positive.max(0) > best_negative.max(0)) & caption
+    return {
+        "accuracy/image_to_text": jnp.mean(rows),
+        "accuracy/text_to_image": jnp.sum(texts) / s.shape[0],
+    }

@@ -47,7 +47,12 @@ TOWERS: dict[str, Callable[..., Tower]] = {
 
 def _speed(tower: ImageConfig | TextConfig, model: ModelConfig) -> dict[str, Any]:
     unroll = min(model.unroll, tower.layers)
-    return {"dtype": jnp.dtype(model.dtype), "remat": model.remat, "unroll": unroll}
+    return {
+        "dtype": jnp.dtype(model.dtype),
+        "attention": model.attention,
+        "remat": model.remat,
+        "unroll": unroll,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,18 +127,24 @@ class DualEncoder:
         Args:
             params: of init.
             stats: running statistics of batch norms; empty for transformers.
-            batch: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2).
+            batch: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2); optionally
+                negative int32 (b, k, t), texts that belong to no image.
             rng: key of the step, or None in evaluation (nothing random, running statistics).
 
         Returns:
-            {"image", "text"}: float32 (b, e) of unit length; and the new stats.
+            {"image", "text"}: float32 (b, e) of unit length, and "negative" (b, k, e) where there
+            are some; and the new stats.
         """
         image, keys = batch["image"], None
         if rng is not None:
             keys = pixels.sample_keys(rng, batch["index"])  # (b,)
             if not pixels.is_off(self.augment):
                 image = pixels.augment(image, keys, self.augment)
-        inputs = {"image": normalise(image, self.cfg.image), "text": batch["text"]}
+        text, b = batch["text"], batch["text"].shape[0]
+        if "negative" in batch:  # one pass of the tower over all texts of a sample
+            text = jnp.concatenate([text[:, None], batch["negative"]], axis=1)  # (b, 1 + k, t)
+            text = text.reshape(-1, text.shape[2])
+        inputs = {"image": normalise(image, self.cfg.image), "text": text}
         z, new = {}, {}
         for number, (side, x) in enumerate(inputs.items(), 1):
             variables = _variables(side, params, stats)
@@ -141,9 +152,14 @@ class DualEncoder:
                 z[side] = self._tower(side).apply(variables, x)
             else:
                 own = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+                own = jnp.repeat(own, x.shape[0] // b)
                 z[side], changed = self._tower(side).apply(variables, x, own, mutable=["stats"])
                 new |= {side: changed["stats"]} if "stats" in changed else {}
-        return {side: unit(x.astype(jnp.float32)) for side, x in z.items()}, new or stats
+        z = {side: unit(x.astype(jnp.float32)) for side, x in z.items()}
+        if "negative" in batch:
+            texts = z["text"].reshape(b, -1, z["text"].shape[1])
+            z |= {"text": texts[:, 0], "negative": texts[:, 1:]}
+        return z, new or stats
 
 
 def _variables(side: str, params: Params, stats: Params) -> Params:

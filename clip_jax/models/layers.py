@@ -74,6 +74,7 @@ class Attention(nn.Module):
     heads: int
     start: BlockInit
     dtype: Any
+    implementation: Any = "xla"
 
     @nn.compact
     def __call__(
@@ -94,7 +95,12 @@ class Attention(nn.Module):
             )  # (b, t, h, k)
 
         x = jax.nn.dot_product_attention(
-            project("q", x), project("k", source), project("v", source), mask=mask, is_causal=causal
+            project("q", x),
+            project("k", source),
+            project("v", source),
+            mask=mask,
+            is_causal=causal,
+            implementation=self.implementation,
         )  # (b, t, h, k)
         return nn.DenseGeneral(
             width, axis=(-2, -1), dtype=self.dtype, kernel_init=self.start.out, name="out"
@@ -135,6 +141,7 @@ class Block(nn.Module):
     layer_scale: float
     start: BlockInit
     dtype: Any
+    attention: str
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
@@ -148,7 +155,8 @@ class Block(nn.Module):
 
         x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
         y = layer_norm(self.ln_eps, self.dtype, "ln1")(x)
-        y = Attention(self.heads, self.start, self.dtype, name="attn")(y, mask, self.causal)
+        attn = Attention(self.heads, self.start, self.dtype, self.attention, name="attn")
+        y = attn(y, mask, self.causal)
         x = x + scaled(y, "ls1")
         y = layer_norm(self.ln_eps, self.dtype, "ln2")(x)
         y = Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)

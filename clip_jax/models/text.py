@@ -32,6 +32,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     init_style: str
     dtype: Any
+    attention: str
     remat: str
     unroll: int
     sequence: str = ""
@@ -65,6 +66,7 @@ class TextTransformer(nn.Module):
             layer_scale=0.0,
             start=start,
             dtype=self.dtype,
+            attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
         )(x, mask)

@@ -2,7 +2,8 @@
 
 Letters: b batch, t tokens, s key/value tokens, d width, l layers.
 `remat` trades memory for compute: none keeps all activations, dots keeps matmul results,
-full keeps only each block's input (about one more forward pass).
+full keeps only each block's input (about one more forward pass), offload moves what dots keeps
+to the host's memory and back.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ REMAT: dict[str, Any] = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 
 
@@ -30,6 +32,7 @@ def blocks(
     layer_scale: float,
     start: BlockInit,
     dtype: Any,
+    attention: str,
     remat: str,
     unroll: int,
 ) -> nn.Module:
@@ -46,5 +49,14 @@ def blocks(
         unroll=unroll,
     )
     return stacked(
-        heads, mlp_dim, activation, ln_eps, causal, layer_scale, start, dtype, name="blocks"
+        heads,
+        mlp_dim,
+        activation,
+        ln_eps,
+        causal,
+        layer_scale,
+        start,
+        dtype,
+        attention,
+        name="blocks",
     )

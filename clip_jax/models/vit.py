@@ -59,6 +59,7 @@ class ViT(nn.Module):
     embed_dim: int
     init_style: str
     dtype: Any
+    attention: str
     remat: str
     unroll: int
 
@@ -101,6 +102,7 @@ class ViT(nn.Module):
             layer_scale=cfg.layer_scale,
             start=start,
             dtype=self.dtype,
+            attention=self.attention,
             remat=self.remat,
             unroll=self.unroll,
         )(x, None)

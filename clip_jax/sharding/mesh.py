@@ -1,8 +1,10 @@
 """The device mesh, and where batches and activations live on it.
 
 The only place that creates a mesh. Axes are `data`, `fsdp` and `tensor`; the batch is split over
-the first two. `constrain` and `replicate` act on the mesh of the surrounding `jax.set_mesh`, and
-do nothing without one, so that models and losses run unchanged on a single device.
+the first two. With several slices `data` is the axis that crosses the slow network between them:
+its traffic is one sum of the gradient a step, and the loss's. `constrain` and `replicate` act on
+the mesh of the surrounding `jax.set_mesh`, and do nothing without one, so that models and losses
+run unchanged on a single device.
 """
 
 import math
@@ -45,15 +47,46 @@ def mesh_shape(cfg: MeshConfig, num_devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-    """A mesh over `devices` (all by default; fewer when the sizes ask for fewer, one process)."""
+    """A mesh over `devices` (all by default; fewer when the sizes ask for fewer, one process).
+
+    Raises:
+        UserError: sizes or slices do not fit the devices.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_shape(cfg, len(devices))
+    if cfg.num_slices > 1:
+        devices = _by_slice(devices, cfg.num_slices)
+        if sizes[0] % cfg.num_slices:
+            raise UserError(
+                f"config.mesh.num_slices: must divide the axis data, {sizes[0]} here "
+                f"(got {cfg.num_slices}); set config.mesh.fsdp so that it fits into one slice"
+            )
     count = math.prod(sizes)
     if count < len(devices) and jax.process_count() > 1:
         raise UserError(f"config.mesh: {count} of {len(devices)} devices; use them all (data=-1)")
     grid = np.array(devices[:count]).reshape(sizes)
     # Explicit axes, the default of jax.make_mesh, refuse `image @ text.T` and token pooling.
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _by_slice(devices: list[Any], num_slices: int) -> list[Any]:
+    """The devices of one slice next to each other; those without a slice are cut into equal parts.
+
+    Raises:
+        UserError: the devices are of another number of slices.
+    """
+    slices = {getattr(d, "slice_index", None) for d in devices}
+    if slices == {None}:  # CPUs, to try a multi-slice mesh out
+        if len(devices) % num_slices:
+            raise UserError(
+                f"config.mesh.num_slices: {len(devices)} devices do not divide into {num_slices}"
+            )
+        return devices
+    if len(slices) != num_slices:
+        raise UserError(
+            f"config.mesh.num_slices: the devices are of {len(slices)} slices (got {num_slices})"
+        )
+    return sorted(devices, key=lambda d: d.slice_index)  # stable: the order inside stays
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -75,6 +108,11 @@ def _constrain(x: jax.Array, spec: P) -> jax.Array:
 def constrain(x: jax.Array) -> jax.Array:
     """Keeps dim 0 of `x` (b, ...) spread over the batch axes, and the others whole."""
     return _constrain(x, P(BATCH_AXES, *(None,) * (x.ndim - 1)))
+
+
+def constrain_slices(x: jax.Array) -> jax.Array:
+    """Keeps dim 1 of `x` (a, b, ...) spread over the batch axes; each device has all a."""
+    return _constrain(x, P(None, BATCH_AXES, *(None,) * (x.ndim - 2)))
 
 
 def replicate(x: jax.Array) -> jax.Array:

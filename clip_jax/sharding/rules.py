@@ -4,6 +4,7 @@ Works for any tree whose paths end like the parameters' (optimizer moments too).
 Letters: l layers, d width, h heads, k head dim, f mlp hidden, v vocabulary.
 """
 
+import math
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"mlp/down/kernel$", (None, "tensor", "fsdp")),  # (l, f, d)
 )
 SMALLEST_SHARDED = 1024  # elements; below, gathering costs more than keeping copies
+LARGE = 2**20  # elements; a copy of so many on every device is worth a word
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:
@@ -41,10 +43,7 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     size = mesh.shape["fsdp"]
     first = 1 if "/blocks/" in path else 0  # never split the layer dim: the scan slices it
     dims = [i for i in range(first, len(shape)) if shape[i] % size == 0]
-    elements = 1
-    for n in shape:
-        elements *= n
-    if not dims or elements < SMALLEST_SHARDED:
+    if not dims or math.prod(shape) < SMALLEST_SHARDED:
         return P()
     largest = max(dims, key=lambda i: shape[i])
     return P(*("fsdp" if i == largest else None for i in range(len(shape))))
@@ -55,3 +54,15 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda p, x: NamedSharding(mesh, spec(path_of(p), x.shape, mesh)), tree
     )
+
+
+def large_copies(tree: Any, mesh: Mesh) -> list[str]:
+    """Paths and shapes of large arrays that every device holds whole, though `fsdp` could share."""
+    if mesh.shape["fsdp"] == 1:
+        return []
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [
+        f"{path_of(p)} {x.shape}"
+        for p, x in flat
+        if math.prod(x.shape) >= LARGE and not any(spec(path_of(p), x.shape, mesh))
+    ]

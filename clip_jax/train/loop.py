@@ -29,9 +29,11 @@ from clip_jax.inference.load import TOKENIZER_FILE
 from clip_jax.metrics.clock import Clock
 from clip_jax.metrics.writers import JsonlWriter, LiveLine, drop_after, read_metrics
 from clip_jax.sharding.mesh import make_mesh
+from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.tokenizers import build as build_tokenizer
 from clip_jax.train import program, start, summary
+from clip_jax.train.compiler import use_cache
 from clip_jax.train.signals import Signals
 from clip_jax.train.state import TrainState, init_state
 
@@ -49,6 +51,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
     if jax.process_count() > 1:
         raise UserError("clip_jax train: runs in one process so far; start one, on all its devices")
     with _out_of_memory(), contextlib.ExitStack() as stack:
+        use_cache(cfg.compile.cache_dir)
         mesh = make_mesh(cfg.mesh)
         prog = program.build(cfg, mesh)
         line = LiveLine(cfg.num_steps, sys.stdout)
@@ -107,6 +110,8 @@ class Job:
         """From step `first` to the end."""
         cfg, prog = self.cfg, self.prog
         self.line.say(plan_line(cfg, prog, self.pipeline.size, first))
+        if copies := large_copies(prog.abstract.params, prog.mesh):
+            self.line.say(f"whole on every device, though large: {', '.join(copies)}")
         files.remove(files.join(self.workdir, "report.html"))  # that of a shorter run
         execute = prog.compile()
         self.line.say(program.memory_line(execute))

@@ -39,7 +39,7 @@ def make_optimizer(cfg: OptimConfig, params: Any) -> optax.GradientTransformatio
     """
     parts = [optax.clip_by_global_norm(cfg.grad_clip)] if cfg.grad_clip else []
     parts += [
-        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps),
+        optax.scale_by_adam(b1=cfg.b1, b2=cfg.b2, eps=cfg.eps, mu_dtype=cfg.mu_dtype),
         optax.add_decayed_weights(cfg.weight_decay, mask=decay_mask(cfg.decay, params)),
     ]
     return optax.chain(*parts)

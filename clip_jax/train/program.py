@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clip_jax import losses
-from clip_jax.config.schema import Config
+from clip_jax.config.schema import CompileConfig, Config
 from clip_jax.errors import UserError
 from clip_jax.models import dual
 from clip_jax.sharding.mesh import batch_sharding, num_batch_shards
+from clip_jax.train.compiler import compiled
 from clip_jax.train.optimizer import make_optimizer
 from clip_jax.train.schedule import make_schedule
 from clip_jax.train.state import TrainState, abstract_state, make_init
@@ -33,11 +34,12 @@ class Program:
     abstract: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
+    options: CompileConfig
 
     def compile(self) -> Any:
         """The executable (state, batch) -> (state, metrics)."""
         with jax.set_mesh(self.mesh):
-            return self.step.lower(self.abstract, self.batch).compile()
+            return compiled(self.step.lower(self.abstract, self.batch), self.options)
 
 
 def build(cfg: Config, mesh: Mesh) -> Program:
@@ -46,14 +48,25 @@ def build(cfg: Config, mesh: Mesh) -> Program:
     Raises:
         UserError: the batch does not divide over the mesh.
     """
-    _check_batch(cfg.batch_size, num_batch_shards(mesh))
+    _check_batch(cfg.batch_size, cfg.num_microbatches, num_batch_shards(mesh))
     model = dual.build(cfg.model, cfg.augment)
-    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    if stats and cfg.num_microbatches > 1:
+        raise UserError(
+            "config.num_microbatches: must be 1 for a tower with batch norm: its statistics are "
+            f"those of the whole batch (got {cfg.num_microbatches}); use config.model.remat or "
+            "more devices"
+        )
     tx = make_optimizer(cfg.optim, params)
     init = make_init(model.init, tx)
     abstract = abstract_state(init, mesh)
     step = make_step(
-        model.embed, losses.build(cfg.loss), tx, make_schedule(cfg.optim, cfg.num_steps), cfg.optim
+        model.embed,
+        losses.build(cfg.loss, mesh, cfg.batch_size, len(cfg.data.negatives)),
+        tx,
+        make_schedule(cfg.optim, cfg.num_steps),
+        cfg.optim,
+        cfg.num_microbatches,
     )
     jitted = jax.jit(
         step,
@@ -61,29 +74,38 @@ def build(cfg: Config, mesh: Mesh) -> Program:
         out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
         donate_argnums=0,
     )
-    return Program(model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted)
+    return Program(model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted, cfg.compile)
 
 
 def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a global batch: image u8 (b, y, x, c), text (b, t), index (b, 2), group (b,)."""
-    b = cfg.batch_size
+    """Shapes of a global batch: image u8 (b, y, x, c), text (b, t), index (b, 2), group (b,).
+
+    With hard negatives also negative (b, k, t).
+    """
+    b, k = cfg.batch_size, len(cfg.data.negatives)
     shapes = {
         "image": ((b, *cfg.model.image.shape()), jnp.uint8),
         "text": ((b, cfg.model.text.context), jnp.int32),
         "index": ((b, 2), jnp.uint32),
         "group": ((b,), jnp.int32),
     }
+    if k:
+        shapes["negative"] = ((b, k, cfg.model.text.context), jnp.int32)
     where = batch_sharding(mesh)
     return {k: jax.ShapeDtypeStruct(s, d, sharding=where) for k, (s, d) in shapes.items()}
 
 
-def _check_batch(batch_size: int, shards: int) -> None:
-    if batch_size % shards:
-        low = batch_size // shards * shards
-        choices = [str(n) for n in (low, low + shards) if n > 0]
+def _check_batch(batch_size: int, microbatches: int, shards: int) -> None:
+    unit = shards * microbatches
+    if batch_size % unit:
+        low = batch_size // unit * unit
+        choices = [str(n) for n in (low, low + unit) if n > 0]
+        of = f"{shards}, the devices on the axes data and fsdp"
+        if microbatches > 1:
+            of = f"{unit}: {of}, times num_microbatches={microbatches}"
         raise UserError(
-            f"config.batch_size: must be a multiple of {shards}, the devices on the axes data and "
-            f"fsdp (got {batch_size}); the nearest are {' and '.join(choices)}"
+            f"config.batch_size: must be a multiple of {of} "
+            f"(got {batch_size}); the nearest are {' and '.join(choices)}"
         )
 
 

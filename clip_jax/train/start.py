@@ -15,9 +15,12 @@ from clip_jax.config.schema import Config
 from clip_jax.data.pipeline import Pipeline
 from clip_jax.errors import UserError
 
-FREE = ("log", "eval", "checkpoint", "mesh", "name")
-FREE_FIELDS = ("model.remat", "model.unroll", "data.cache", "data.threads", "data.prefetch",
-               "data.max_bad_share", "data.train.paths", "tokenizer.path")  # fmt: skip
+FREE = ("log", "eval", "checkpoint", "mesh", "compile", "name")
+FREE_FIELDS = (
+    "model.remat", "model.unroll", "model.attention", "num_microbatches", "loss.chunk",
+    "loss.memory_mib", "data.cache", "data.threads", "data.prefetch", "data.max_bad_share",
+    "data.train.paths", "tokenizer.path",
+)  # fmt: skip
 REFUSED = ("model", "tokenizer", "data", "seed", "loss")
 
 
@@ -53,7 +56,7 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
 def order_parts(cfg: Config, pipeline: Pipeline) -> dict[str, Any]:
     """Everything that decides which example stands at which position, by name."""
     data = dataclasses.asdict(cfg.data)
-    kept = ("group_by", "crop_scale", "crop_ratio", "flip", "limit")
+    kept = ("group_by", "negatives", "crop_scale", "crop_ratio", "flip", "limit")
     transform = {k: v for k, v in data.items() if k in kept}
     image = cfg.model.image
     transform |= {"shape": image.shape(), "resize": image.resize}

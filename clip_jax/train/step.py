@@ -1,7 +1,7 @@
 """One training step: embed, loss over the global batch, gradient, update. The heart.
 
-Letters: b global batch. All collectives come from the shardings of the arguments and from
-losses/; nothing here knows how many devices there are.
+Letters: b global batch, a micro-batches. All collectives come from the shardings of the arguments
+and from losses/; nothing here knows how many devices there are.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from clip_jax.config.schema import OptimConfig
+from clip_jax.sharding.mesh import constrain_slices
 from clip_jax.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -27,16 +28,37 @@ def loss_and_grads(
     stats: Any,
     batch: Batch,
     rng: jax.Array,
+    num_microbatches: int = 1,
 ) -> tuple[jax.Array, Any, Any, Metrics]:
-    """Loss of the whole batch, its gradient, the new stats, and the loss's metrics."""
+    """Loss of the whole batch and its exact gradient; also the new stats and the loss's metrics.
+
+    The towers see `num_microbatches` slices, one after the other; the loss sees all embeddings
+    once (Gao et al. 2021, GradCache). More than one costs another forward pass of the towers, and
+    leaves running statistics as they are.
+    """
 
     def whole(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-        z, new_stats = embed(params, stats, batch, rng)  # {image, text}: (b, e)
+        if num_microbatches == 1:
+            z, new_stats = embed(params, stats, batch, rng)  # {image, text}: (b, e)
+        else:
+            slices = jax.tree.map(lambda x: _split(x, num_microbatches), batch)  # (a, b/a, ...)
+            one = jax.checkpoint(lambda part: embed(params, stats, part, rng)[0])
+            z, new_stats = jax.tree.map(_join, jax.lax.map(one, slices)), stats
         value, metrics = loss(z, params["logit"], batch["group"])
         return value, (metrics, new_stats)
 
     (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(params)
     return value, grads, stats, metrics
+
+
+def _split(x: jax.Array, parts: int) -> jax.Array:
+    """(b, ...) -> (a, b/a, ...): every a-th example, so that each device slices its own."""
+    return constrain_slices(x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1))
+
+
+def _join(x: jax.Array) -> jax.Array:
+    """The inverse of `_split`."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
 def make_step(
@@ -45,13 +67,14 @@ def make_step(
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     cfg: OptimConfig,
+    num_microbatches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics), to be jitted once with donation."""
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
         value, grads, stats, metrics = loss_and_grads(
-            embed, loss, state.params, state.stats, batch, rng
+            embed, loss, state.params, state.stats, batch, rng, num_microbatches
         )
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

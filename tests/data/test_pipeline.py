@@ -121,6 +121,23 @@ def test_an_unknown_group_field_is_named(folder):
         batches(pipeline(folder, group_by="label", threads=0))
 
 
+def test_hard_negatives_come_from_fields(folder):
+    """Here the colour's name stands in for a wrong caption: the last word but one of the right."""
+    for batch in batches(pipeline(folder, negatives=("name", "name")), num_steps=2):
+        wrong, text = batch.arrays["negative"], batch.arrays["text"]
+        assert wrong.shape == (12, 2, 24) and wrong.dtype == np.int32
+        for ids, caption in zip(wrong, text, strict=True):
+            names = [bytes(row[row > 0].tolist()).decode() for row in ids]
+            assert [f"a {name} square" for name in names] == [
+                bytes(caption[caption > 0].tolist()).decode()
+            ] * 2
+
+
+def test_a_missing_hard_negative_is_a_bad_record(folder):
+    with pytest.raises(UserError, match="100 unusable|unusable pairs.*'nmae' missing or empty"):
+        batches(pipeline(folder, negatives=("nmae",)), num_steps=1)
+
+
 def test_a_broken_image_gives_way_to_its_neighbour(tmp_path):
     folder = tiny.write_folder(tmp_path / "pairs", count=50)
     whole = batches(pipeline(folder))

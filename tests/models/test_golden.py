@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clip_jax.config.schema import LossConfig, OptimConfig
+from clip_jax.config.schema import LossConfig, MeshConfig, OptimConfig
 from clip_jax.interop.table import leaves, tree
 from clip_jax.losses import build as build_loss
 from clip_jax.models import dual
+from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train.optimizer import decay_mask, make_optimizer
 from clip_jax.train.schedule import make_schedule
 from clip_jax.train.state import make_init
@@ -30,7 +31,9 @@ class Case:
         self.model = dual.build(self.cfg)
         params, stats = golden.weights(name, self.cfg)
         self.params, self.stats = jax.tree.map(jnp.asarray, (params, stats))
-        self.loss = build_loss(LossConfig(golden.settings(name)["loss"]))
+        self.loss = build_loss(
+            LossConfig(golden.settings(name)["loss"]), make_mesh(MeshConfig(data=1)), 8
+        )
         self.out = np.load(golden.GOLDEN / name / "outputs.npz")
         self.use = RESNET if name == "resnet" else VIT
         inputs = np.load(golden.GOLDEN / name / "inputs.npz")

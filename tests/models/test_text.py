@@ -19,7 +19,7 @@ def tower(**changes):
         "width": 8, "layers": 2, "heads": 2, "mlp_dim": 16,
     }  # fmt: skip
     cfg = TextConfig(**{**fields, **changes})
-    module = TextTransformer(cfg, 5, "open_clip", jnp.float32, "none", 1)
+    module = TextTransformer(cfg, 5, "open_clip", jnp.float32, "xla", "none", 1)
     params = jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, 6), jnp.int32))
     return jax.jit(lambda ids: module.apply(params, ids))
 
@@ -96,7 +96,7 @@ def test_projections(projection):
         context=6, vocab_size=20, eos_id=3, width=8, layers=1, heads=2, mlp_dim=16,
         projection=projection,
     )  # fmt: skip
-    module = TextTransformer(cfg, 5, "big_vision", jnp.float32, "none", 1)
+    module = TextTransformer(cfg, 5, "big_vision", jnp.float32, "xla", "none", 1)
     params = jax.jit(module.init)(jax.random.key(1), jnp.zeros((1, 6), jnp.int32))["params"]
     want = {"linear": {"kernel"}, "bias": {"kernel", "bias"}, "none": set()}[projection]
     assert set(params.get("head", {})) == want

@@ -52,3 +52,39 @@ def test_constraints_place_arrays():
         y = jax.jit(replicate)(x)
     assert x.addressable_shards[0].data.shape == (2, 6)
     assert y.addressable_shards[0].data.shape == (8, 6)
+
+
+class Chip:
+    """Of a real device, what a mesh looks at."""
+
+    platform, process_index, device_kind = "tpu", 0, "a chip"
+
+    def __init__(self, id, slice_index):
+        self.id, self.slice_index = id, slice_index
+
+
+def test_data_spans_the_slices_and_fsdp_stays_inside_one():
+    chips = [Chip(i, slice_index=i % 2) for i in range(8)]
+    mesh = make_mesh(MeshConfig(-1, 2, 1, num_slices=2), chips)
+    assert mesh.devices.shape == (4, 2, 1)
+    assert [[c.slice_index for c in row] for row in mesh.devices[:, :, 0]] == [[0, 0]] * 2 + [
+        [1, 1]
+    ] * 2
+    assert [c.id for c in mesh.devices[:2].ravel()] == [0, 2, 4, 6]  # their order stays
+
+
+def test_cpus_stand_in_for_slices():
+    assert make_mesh(MeshConfig(-1, 2, 1, num_slices=2)).devices.shape == (4, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "chips", "message"),
+    [
+        (MeshConfig(-1, 8, 1, num_slices=2), None, "must divide the axis data, 1 here"),
+        (MeshConfig(num_slices=3), None, "8 devices do not divide into 3"),
+        (MeshConfig(num_slices=4), [Chip(i, i % 2) for i in range(8)], "are of 2 slices .got 4"),
+    ],
+)
+def test_slices_that_do_not_fit(cfg, chips, message):
+    with pytest.raises(UserError, match=f"config.mesh.num_slices: .*{message}"):
+        make_mesh(cfg, chips)

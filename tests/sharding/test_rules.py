@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax.config.schema import MeshConfig
 from clip_jax.sharding.mesh import make_mesh
-from clip_jax.sharding.rules import path_of, shardings, spec
+from clip_jax.sharding.rules import large_copies, path_of, shardings, spec
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,11 @@ def test_shardings_of_a_tree():
     assert placed["text"]["token"]["embedding"].spec == P("fsdp", None)
     (path, _), *_ = jax.tree_util.tree_flatten_with_path(tree)[0]
     assert path_of(path) == "text/token/embedding"
+
+
+def test_large_arrays_that_stay_whole_are_named():
+    tree = {"text": {"token": {"embedding": jnp.ones((1025, 1027))}, "posemb": jnp.ones((8, 4))}}
+    fsdp = make_mesh(MeshConfig(1, 8, 1))
+    assert large_copies(tree, fsdp) == ["text/token/embedding (1025, 1027)"]
+    assert large_copies({"text": {"head": jnp.ones((1024, 1024))}}, fsdp) == []
+    assert large_copies(tree, make_mesh(MeshConfig(8, 1, 1))) == []  # nothing is shared there

@@ -51,7 +51,7 @@ def one_device():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)])
 def test_ten_steps_equal_one_device(one_device, shape):
     losses, state, placed = train(CFG, shape)
     np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
@@ -72,7 +72,9 @@ def test_two_runs_are_bitwise_equal(one_device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}])
+@pytest.mark.parametrize(
+    "change", [{"unroll": 2}, {"remat": "full"}, {"remat": "dots"}, {"remat": "offload"}]
+)
 def test_speed_knobs_change_neither_names_nor_results(one_device, change):
     cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, **change))
     losses, state, _ = train(cfg)
@@ -143,3 +145,10 @@ def test_metrics_have_their_names():
         "skipped",
         "skipped_in_row",
     ]
+
+
+def test_a_bfloat16_first_moment_takes_half_the_memory():
+    optim = dataclasses.replace(CFG.optim, mu_dtype="bfloat16")
+    _, state, _ = train(dataclasses.replace(CFG, optim=optim), steps=2)
+    moments = {x.dtype for x in jax.tree.leaves(state.opt_state) if x.ndim}
+    assert moments == {jnp.dtype("bfloat16"), jnp.dtype("float32")}

@@ -1,0 +1,158 @@
+"""Training steps: examples per second, share of the machine's peak, memory, compile time.
+
+    clip_jax bench step --models=ViT-B-32 --batch_size=32 [--dtype=bfloat16] [--peer=open_clip]
+
+The step is that of training (towers, loss, AdamW, metrics) on random pixels and ids. The peer is
+OpenCLIP's model, loss and torch's AdamW, by turns with ours; on a GPU with torch.compile, and with
+autocast where the dtype is bfloat16.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from clip_jax.bench import peer
+from clip_jax.config.load import load
+from clip_jax.config.schema import Config
+from clip_jax.data.feed import put
+from clip_jax.errors import DONE, UserError
+from clip_jax.metrics import flops
+from clip_jax.sharding.mesh import make_mesh
+from clip_jax.train import program
+from clip_jax.train.state import init_state
+
+
+def config(model: str, batch_size: int, overrides: Sequence[str]) -> Config:
+    """The recipe `clip` for a preset; no file is read."""
+    own = (f"--config.batch_size={batch_size}", "--config.data.train.paths=unused")
+    return load(f"clip:{model}", (*own, *overrides))
+
+
+def arrays(cfg: Config) -> dict[str, np.ndarray]:
+    """A random batch as the pipeline would make it; the last id of a caption is end-of-text."""
+    rng, b, text = np.random.default_rng(0), cfg.batch_size, cfg.model.text
+    ids = rng.integers(2, text.vocab_size - 2, (b, text.context)).astype(np.int32)
+    ids[:, -1] = text.eos_id
+    return {
+        "image": rng.integers(0, 256, (b, *cfg.model.image.shape()), np.uint8),
+        "text": ids,
+        "index": np.stack([np.zeros(b), np.arange(b)], 1).astype(np.uint32),
+        "group": np.arange(b, dtype=np.int32),
+    }
+
+
+def ours(cfg: Config) -> tuple[Callable[[], Any], list[str]]:
+    """A function that makes one step and waits for it, and what is known of the program."""
+    mesh = make_mesh(cfg.mesh)
+    prog = program.build(cfg, mesh)
+    start = time.perf_counter()
+    execute = prog.compile()
+    seconds = time.perf_counter() - start
+    with jax.set_mesh(mesh):
+        state = init_state(prog.init, prog.abstract, cfg.seed)
+    batch = put(arrays(cfg), mesh)
+    held = [state]  # donated by each step
+
+    def run() -> float:
+        held[0], metrics = execute(held[0], batch)
+        return float(metrics["loss"])
+
+    return run, [f"compiled in {seconds:.1f} s", program.memory_line(execute)]
+
+
+def model_flops(cfg: Config) -> float:
+    """FLOPs of a step as the model asks for them: forward and backward, nothing recomputed."""
+    plain = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, remat="none"))
+    plain = dataclasses.replace(plain, num_microbatches=1)
+    prog = program.build(plain, make_mesh(plain.mesh))
+    with jax.set_mesh(prog.mesh):
+        return flops.count(prog.step, prog.abstract, prog.batch)
+
+
+def theirs(cfg: Config) -> Callable[[], Any]:
+    """The same step by OpenCLIP in torch, on the GPU if there is one.
+
+    Raises:
+        ImportError: torch or open_clip is not installed.
+    """
+    torch: Any = importlib.import_module("torch")
+    open_clip = peer.open_clip()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = open_clip.create_model(cfg.name, device=device, output_dict=True)
+    loss = open_clip.ClipLoss()
+    optim = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6)
+    forward = torch.compile(model) if device == "cuda" else model
+    batch = arrays(cfg)
+    image = torch.randn(len(batch["image"]), 3, *batch["image"].shape[1:3], device=device)
+    text = torch.from_numpy(batch["text"]).long().to(device)
+    half = cfg.model.dtype == "bfloat16"
+
+    def run() -> float:
+        optim.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
+            out = forward(image, text)
+            value = loss(out["image_features"], out["text_features"], out["logit_scale"])
+        value.backward()
+        optim.step()
+        return float(value.detach())
+
+    return run
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `clip_jax bench step`. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "clip_jax bench step", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--models", default="ViT-B-32", help="presets, with commas")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--peer", default="", help="open_clip, by turns in the same process")
+    args, overrides = parser.parse_known_args(list(argv))
+    if args.peer not in ("", "open_clip"):
+        raise UserError(f"--peer: only open_clip is known (got '{args.peer}')")
+    for name in args.models.split(","):
+        cfg = config(name, args.batch_size, overrides)
+        run, facts = ours(cfg)
+        runs = {"ours": run}
+        if args.peer:
+            try:
+                runs["open_clip"] = theirs(cfg)
+            except ImportError as e:
+                print(f"open_clip not measured: {e}")
+        table(cfg, runs, args.steps, facts)
+    return DONE
+
+
+def table(cfg: Config, runs: dict[str, Callable[[], Any]], steps: int, facts: list[str]) -> None:
+    """Times all by turns and prints a line for each."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()  # warms up
+    for _ in range(steps):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    total, device = model_flops(cfg), jax.devices()[0]
+    print(
+        f"{cfg.name}, batch {cfg.batch_size}, {cfg.model.dtype}, remat {cfg.model.remat}, "
+        f"{jax.device_count()} x {device.device_kind}: {total / 1e12:.2f} TFLOP a step; "
+        + "; ".join(facts)
+    )
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        print(
+            f"  {name:10} {middle:8.3f} s a step ({min(values):.3f} to {max(values):.3f}), "
+            f"{cfg.batch_size / middle:,.1f} examples/s, {total / middle / 1e9:,.0f} GFLOP/s"
+        )
+    if "open_clip" in seconds:
+        ratio = statistics.median(seconds["open_clip"]) / statistics.median(seconds["ours"])
+        print(f"  ours / open_clip: {ratio:.2f}")

@@ -1,0 +1,75 @@
+"""How every device's images meet every device's texts: around a ring, or all texts at once.
+
+Letters: b images of a device, j texts of a device, n devices. Inside shard_map only.
+Around the ring a device holds one neighbour's texts at a time: memory does not grow with n.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (fixed, texts, acc) -> (fixed, acc)
+
+
+def ring(step: Step, fixed: Any, texts: Any, acc: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
+    """Applies `step` to the texts of all devices, each one hop after the other.
+
+    Args:
+        step: what one block does to what stays (`fixed`) and to what travels with the texts.
+        fixed: stays on its device.
+        texts: arrays (j, ...) of this device; they go around.
+        acc: belongs to the texts, starts empty, and is back home at the end.
+        axes: mesh axes of the ring, in row-major order.
+
+    Returns:
+        fixed, and acc of this device's own texts after all devices have added to it.
+    """
+    n = math.prod(lax.axis_size(a) for a in axes)
+    if n == 1:
+        return step(fixed, texts, acc)
+    hop = [(i, (i + 1) % n) for i in range(n)]
+
+    def shift(tree: Any) -> Any:
+        return jax.tree.map(lambda v: lax.ppermute(v, axes, hop), tree)
+
+    def body(_: Any, carry: Any) -> Any:
+        # acc lags its texts by one hop, so no transfer waits for this block's result.
+        fixed, texts, acc = carry
+        onward, acc = shift((texts, acc))
+        fixed, acc = step(fixed, texts, acc)
+        return fixed, onward, acc
+
+    fixed, _, acc = lax.fori_loop(0, n, body, (fixed, texts, acc))
+    return fixed, shift(acc)
+
+
+def by_rows(body: Step, chunk: int, rows: Any, state: Any, acc: Any) -> tuple[Any, Any]:
+    """Applies `body` to slices of `chunk` images; the last one may be smaller.
+
+    Args:
+        body: (rows, state, acc) of a slice -> (state, acc).
+        chunk: images at a time.
+        rows: arrays (b, ...), read only.
+        state: arrays (b, ...), updated in place.
+        acc: handed from slice to slice.
+    """
+    b = jax.tree.leaves(rows)[0].shape[0]
+    if chunk >= b:
+        return body(rows, state, acc)
+
+    def cut(start: Any, size: int, tree: Any) -> Any:
+        return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, start, size), tree)
+
+    def one(start: Any, size: int, state: Any, acc: Any) -> Any:
+        new, acc = body(cut(start, size, rows), cut(start, size, state), acc)
+        put = lambda v, u: lax.dynamic_update_slice_in_dim(v, u, start, 0)  # noqa: E731
+        return jax.tree.map(put, state, new), acc
+
+    whole = b // chunk
+    state, acc = lax.fori_loop(0, whole, lambda i, c: one(i * chunk, chunk, *c), (state, acc))
+    if b % chunk:
+        state, acc = one(whole * chunk, b % chunk, state, acc)
+    return state, acc

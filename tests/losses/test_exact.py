@@ -1,0 +1,110 @@
+"""Every loss against plain NumPy in float64: value, gradients, metrics; groups, hard negatives,
+meshes, slices that do not divide the batch."""
+
+import jax
+import jax.numpy as jnp
+import loss_oracle as oracle
+import numpy as np
+import pytest
+
+from clip_jax.config.schema import LossConfig, MeshConfig
+from clip_jax.losses import LOSSES, build
+from clip_jax.sharding.mesh import batch_sharding, make_mesh
+
+MESHES = {
+    "1": (1, 1, 1),
+    "2": (2, 1, 1),
+    "4": (4, 1, 1),
+    "8": (8, 1, 1),
+    "fsdp 8": (1, 8, 1),
+    "2 x 4": (2, 4, 1),
+    "2 x 2 x 2": (2, 2, 2),
+}
+ORACLES = {"softmax": oracle.softmax, "sigmoid": oracle.sigmoid}
+STREAMED = [kind for kind in LOSSES if "_" in kind]
+PLAIN = {}  # settings of an example
+RICH = {"groups": 7, "negatives": 2}
+
+
+def compute(kind, z, logit, group, shape=(1, 1, 1), **settings):
+    """Value, metrics, and gradients by name."""
+    mesh = make_mesh(MeshConfig(*shape))
+    loss = build(LossConfig(kind, **settings), mesh, len(group), z["image"].ndim - 2)
+    put = lambda a: jax.device_put(a, batch_sharding(mesh))  # noqa: E731
+
+    def f(z, logit, group):
+        return loss(z, logit, group)
+
+    with jax.set_mesh(mesh):
+        step = jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))
+        logit = jax.tree.map(jnp.asarray, logit)
+        (value, metrics), (dz, dlogit) = step(jax.tree.map(put, z), logit, put(group))
+    return value, metrics, {**dz, **dlogit}
+
+
+def relative(got, want):
+    return np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want)
+
+
+def check(kind, args, shape, **settings):
+    value, metrics, grads = compute(kind, *args, shape=shape, **settings)
+    loss, wanted = ORACLES[kind.split("_")[0]](*args)
+    assert abs(float(value) - loss) <= 1e-6 * loss
+    if kind.startswith("softmax"):  # the same shift of all logits changes nothing
+        assert abs(float(grads.pop("bias"))) < 1e-6
+        wanted.pop("bias")
+    assert grads.keys() == wanted.keys()
+    for name, got in grads.items():
+        assert relative(got, wanted[name]) <= 1e-5, name
+    return metrics
+
+
+@pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("settings", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_one_block(kind, shape, settings):
+    check(kind, oracle.example(**settings), shape)
+
+
+@pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("kind", STREAMED)
+def test_streamed_by_slices_of_another_size(kind, shape):
+    """Groups and hard negatives; the last slice is smaller (48, 24, 12 or 6 images a device)."""
+    check(kind, oracle.example(**RICH), shape, chunk=5)
+
+
+@pytest.mark.parametrize("kind", STREAMED)
+@pytest.mark.parametrize("chunk", [0, 1, 2, 6, 100])
+def test_any_slice_gives_the_same(kind, chunk):
+    check(kind, oracle.example(), (2, 4, 1), chunk=chunk)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_large_scale_stays_exact(kind):
+    args = oracle.example(log_scale=np.log(118.0), bias=-12.0)
+    check(kind, args, (8, 1, 1), chunk=4)
+
+
+@pytest.mark.parametrize("kind", STREAMED)
+def test_metrics_equal_those_of_one_block(kind):
+    args = oracle.example(groups=9, negatives=1, e=3)
+    _, wanted, _ = compute(kind.split("_")[0], *args)
+    _, metrics, _ = compute(kind, *args, shape=(2, 2, 1), chunk=5)
+    assert metrics.keys() == wanted.keys()
+    assert 0 < float(wanted["accuracy/image_to_text"]) < 1
+    for name, value in metrics.items():
+        assert float(value) == pytest.approx(float(wanted[name]), abs=1e-6), name
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_bf16_travels_and_sums_stay_float32(kind):
+    """Only the embeddings are rounded: exact for embeddings that bfloat16 can hold."""
+    z, logit, group = oracle.example(**RICH)
+    short = {k: np.asarray(jnp.asarray(v, jnp.bfloat16), np.float32) for k, v in z.items()}
+    value, _, grads = compute(
+        kind, short, logit, group, shape=(4, 1, 1), wire_dtype="bfloat16", chunk=5
+    )
+    loss, wanted = ORACLES[kind.split("_")[0]](short, logit, group)
+    assert abs(float(value) - loss) <= 1e-6 * loss
+    for name in short:  # gradients are rounded to bfloat16 on their way
+        assert relative(grads[name], wanted[name]) <= 4e-3, name
