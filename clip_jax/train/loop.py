@@ -337,7 +337,7 @@ def plan_line(cfg: Config, prog: program.Program, size: int, first: int) -> str:
         f"{cfg.name}: steps {first:,} to {cfg.num_steps:,} of {cfg.batch_size:,} pairs = "
         f"{examples:,} examples ({examples / size:.1f} epochs of {size:,}), "
         f"{program.num_params(prog.abstract.params):,} parameters, mesh {mesh}, "
-        f"{jax.default_backend()}, {cfg.model.dtype}"
+        f"{jax.default_backend()}, {cfg.model.dtype}, loss {prog.loss}"
     )
 
 

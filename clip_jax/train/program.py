@@ -35,6 +35,7 @@ class Program:
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
     options: CompileConfig
+    loss: str  # which of LOSSES it is, by name
 
     def compile(self) -> Any:
         """The executable (state, batch) -> (state, metrics)."""
@@ -57,12 +58,14 @@ def build(cfg: Config, mesh: Mesh) -> Program:
             f"those of the whole batch (got {cfg.num_microbatches}); use config.model.remat or "
             "more devices"
         )
+    num_negatives = len(cfg.data.negatives)
+    loss = losses.chosen(cfg.loss, mesh, cfg.batch_size, num_negatives)
     tx = make_optimizer(cfg.optim, params)
     init = make_init(model.init, tx)
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed,
-        losses.build(cfg.loss, mesh, cfg.batch_size, len(cfg.data.negatives)),
+        losses.build(loss, mesh, cfg.batch_size, num_negatives),
         tx,
         make_schedule(cfg.optim, cfg.num_steps),
         cfg.optim,
@@ -74,7 +77,9 @@ def build(cfg: Config, mesh: Mesh) -> Program:
         out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
         donate_argnums=0,
     )
-    return Program(model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted, cfg.compile)
+    return Program(
+        model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted, cfg.compile, loss.kind
+    )
 
 
 def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
