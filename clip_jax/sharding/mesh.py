@@ -8,6 +8,7 @@ run unchanged on a single device.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -99,10 +100,37 @@ def num_batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
+def each_part_of_data(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """f(params, slices (a, b, ...)) -> (a, b, ...), run apart on each part of the axis `data`.
+
+    What f adds up for the gradient of params stays on its device, in the parameters' type, and is
+    summed over `data` once, at the end.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape["data"] == 1:
+        return f
+
+    def own(params: Any, slices: Any) -> Any:
+        # Said here, the sum over `data` that belongs to it stands here too, not inside f's loops.
+        return f(jax.lax.pcast(params, ("data",), to="varying"), slices)
+
+    part = P(None, "data")
+    return jax.shard_map(own, in_specs=(P(), part), out_specs=part, axis_names={"data"})
+
+
 def _constrain(x: jax.Array, spec: P) -> jax.Array:
-    if jax.sharding.get_abstract_mesh().empty:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
+    if mesh.manual_axes:  # inside each_part_of_data
+        spec = P(*(_without(part, mesh.manual_axes) for part in spec))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def _without(part: Any, axes: tuple[str, ...]) -> Any:
+    """An entry of a PartitionSpec less some axes."""
+    kept = tuple(a for a in ((part,) if isinstance(part, str) else part or ()) if a not in axes)
+    return kept or None
 
 
 def constrain(x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from clip_jax.config.schema import OptimConfig
-from clip_jax.sharding.mesh import constrain_slices
+from clip_jax.sharding.mesh import constrain_slices, each_part_of_data
 from clip_jax.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -37,13 +37,16 @@ def loss_and_grads(
     leaves running statistics as they are.
     """
 
+    def in_turn(params: Any, slices: Batch) -> dict[str, jax.Array]:
+        one = jax.checkpoint(lambda part: embed(params, stats, part, rng)[0])
+        return jax.lax.map(one, slices)  # (a, b/a, e)
+
     def whole(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
         if num_microbatches == 1:
             z, new_stats = embed(params, stats, batch, rng)  # {image, text}: (b, e)
         else:
             slices = jax.tree.map(lambda x: _split(x, num_microbatches), batch)  # (a, b/a, ...)
-            one = jax.checkpoint(lambda part: embed(params, stats, part, rng)[0])
-            z, new_stats = jax.tree.map(_join, jax.lax.map(one, slices)), stats
+            z, new_stats = jax.tree.map(_join, each_part_of_data(in_turn)(params, slices)), stats
         value, metrics = loss(z, params["logit"], batch["group"])
         return value, (metrics, new_stats)
 

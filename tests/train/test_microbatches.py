@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import numpy as np
@@ -115,7 +116,19 @@ def test_memory_is_that_of_one_microbatch_and_no_batch_is_gathered():
     assert temp[1] < 0.5 * temp[0]
     text = parts.as_text()
     assert "all-to-all" not in text
+    assert reductions(text) == {"ENTRY"}, "the gradient is summed over data once, not in a loop"
     assert not [line for line in text.splitlines() if " all-gather" in line and "u8[" in line]
+
+
+def reductions(text):
+    """The kinds of computations of an HLO text that hold an all-reduce."""
+    found, kind = set(), ""
+    for line in text.splitlines():
+        if header := re.match(r"(ENTRY )?%?[\w.\-]+ \(.*\{", line):
+            kind = "ENTRY" if header[1] else "called"
+        if re.search(r" all-reduce(-start)?\(", line):
+            found.add(kind)
+    return found
 
 
 def test_it_needs_a_batch_that_divides():
