@@ -29,7 +29,14 @@ print("STATUS", status or 0, "LOADED", *sorted({name.split(".")[0] for name in s
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["embed", "--help"], ["classify", "--help"], ["search", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["embed", "--help"],
+        ["search", "--help"],
+        ["classify", "--help"],
+        ["plan", "--help"],
+    ],
 )
 def test_help_does_not_import_jax(arguments):
     done = subprocess.run(

@@ -30,10 +30,19 @@ def options(verb):
 
 
 def test_verbs_and_options():
-    verbs = ["train", "eval", "embed", "classify", "search", "export", "bench"]
+    verbs = ["train", "plan", "eval", "embed", "classify", "search", "export", "bench"]
     assert list(entry.VERBS) == verbs
     assert list(train.OPTIONS) == ["--config", "--workdir", "--dry_run", "--accept_changes"]
-    assert {verb: options(verb) for verb in verbs[2:6]} == {
+    assert {verb: options(verb) for verb in ("plan", *verbs[3:7])} == {
+        "plan": [
+            "--config",
+            "--topology",
+            "--search",
+            "--samples",
+            "--price",
+            "--json",
+            "--cache",
+        ],
         "embed": [
             "source",
             "--config",

@@ -10,13 +10,14 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 PROJECTIONS = ("linear", "bias", "none")
 
 
-def findings(cfg: Config) -> list[str]:
-    """What is wrong with `cfg`; empty if nothing."""
+def findings(cfg: Config, *, needs_data: bool = True) -> list[str]:
+    """What is wrong with `cfg`; empty if nothing. Without data, its paths may be missing."""
     return [
         *_positive(cfg),
         *model_findings(cfg.model),
         *_choices(cfg),
         *_rest(cfg),
+        *(_paths(cfg) if needs_data else ()),
         *(x for i, t in enumerate(cfg.eval.tasks) for x in _task(t, f"config.eval.tasks[{i}]")),
     ]
 
@@ -186,8 +187,6 @@ def _rest(cfg: Config) -> Iterator[str]:
             re.compile(pattern)
         except re.error as e:
             yield f"config.optim.decay: not a regular expression ({e}; got '{pattern}')"
-    if not any(cfg.data.train.paths):
-        yield "config.data.train.paths: is empty; give --config.data.train.paths=PATH"
     for option in cfg.compile.options:
         if not re.fullmatch(r"\w+=\S+", option):
             yield f"config.compile.options: must be name=value (got '{option}')"
@@ -204,6 +203,11 @@ def _rest(cfg: Config) -> Iterator[str]:
     names = [t.name for t in cfg.eval.tasks]
     if len(set(names)) < len(names):
         yield f"config.eval.tasks: two have the same name (got {', '.join(names)})"
+
+
+def _paths(cfg: Config) -> Iterator[str]:
+    if not any(cfg.data.train.paths):
+        yield "config.data.train.paths: is empty; give --config.data.train.paths=PATH"
     if cfg.eval.tasks and not any(cfg.data.test.paths):
         yield "config.data.test.paths: is empty, but config.eval.tasks needs it; give the path"
 

@@ -22,19 +22,20 @@ from clip_jax.config.schema import Config
 from clip_jax.errors import UserError, near
 
 
-def load(recipe: str, overrides: tuple[str, ...] = ()) -> Config:
+def load(recipe: str, overrides: tuple[str, ...] = (), *, needs_data: bool = True) -> Config:
     """The Config of a recipe with overrides applied.
 
     Args:
         recipe: name or path, with an optional `:argument`.
         overrides: command-line arguments such as `--config.optim.learning_rate=1e-3`.
+        needs_data: False = no data is read, so its paths may be missing.
 
     Raises:
         UserError: a missing recipe, an unknown field, a wrong type, or fields that contradict.
     """
     config = read_recipe(recipe)
     _check_overrides(overrides)
-    return checked(from_dict(_override(config, overrides)))
+    return checked(from_dict(_override(config, overrides)), needs_data=needs_data)
 
 
 def read_recipe(recipe: str) -> Any:
@@ -52,9 +53,9 @@ def read_recipe(recipe: str) -> Any:
     return config
 
 
-def checked(cfg: Config) -> Config:
+def checked(cfg: Config, *, needs_data: bool = True) -> Config:
     """Returns `cfg`, or raises one UserError with all findings."""
-    if findings := check.findings(cfg):
+    if findings := check.findings(cfg, needs_data=needs_data):
         raise UserError("\n".join(findings))
     return cfg
 

@@ -18,10 +18,11 @@ def count(f: Callable[..., Any], *args: Any) -> float:
         f: a jax function.
         args: arrays or ShapeDtypeStructs; nothing is computed.
     """
-    return _count(jax.make_jaxpr(f)(*args).jaxpr)
+    return count_jaxpr(jax.make_jaxpr(f)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> float:
+def count_jaxpr(jaxpr: Any) -> float:
+    """FLOPs of a traced function over all devices."""
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
@@ -34,7 +35,9 @@ def _count(jaxpr: Any) -> float:
             out_dim = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * _size(equation) * math.prod(kernel) / out_dim
         else:
-            total += _times(name, params) * sum(_count(inner) for inner in _inner(params))
+            total += _times(name, params) * sum(
+                count_jaxpr(inner) for inner in inner_jaxprs(params)
+            )
     return total
 
 
@@ -46,10 +49,13 @@ def _times(name: str, params: dict[str, Any]) -> int:
     """How often the body of an equation runs, over all devices."""
     if name == "scan":
         return params["length"]
-    return params["mesh"].size if name == "shard_map" else 1
+    if name == "shard_map":  # its body sees one part along these axes
+        return math.prod(params["mesh"].shape[a] for a in params["manual_axes"])
+    return 1
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """The jaxprs that an equation with these parameters runs."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if hasattr(item, "eqns"):

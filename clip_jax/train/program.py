@@ -37,10 +37,19 @@ class Program:
     options: CompileConfig
     loss: str  # which of LOSSES it is, by name
 
+    def trace(self) -> Any:
+        """The traced step: its `jaxpr` tells the FLOPs. `lower` does not trace it again."""
+        with jax.set_mesh(self.mesh):
+            return self.step.trace(self.abstract, self.batch)
+
+    def lower(self) -> Any:
+        """The step as the compiler gets it: the same for training and for planning."""
+        with jax.set_mesh(self.mesh):
+            return self.step.lower(self.abstract, self.batch)
+
     def compile(self) -> Any:
         """The executable (state, batch) -> (state, metrics)."""
-        with jax.set_mesh(self.mesh):
-            return compiled(self.step.lower(self.abstract, self.batch), self.options)
+        return compiled(self.lower(), self.options)
 
 
 def build(cfg: Config, mesh: Mesh) -> Program:
@@ -49,7 +58,7 @@ def build(cfg: Config, mesh: Mesh) -> Program:
     Raises:
         UserError: the batch does not divide over the mesh.
     """
-    _check_batch(cfg.batch_size, cfg.num_microbatches, num_batch_shards(mesh))
+    check_batch(cfg.batch_size, cfg.num_microbatches, num_batch_shards(mesh))
     model = dual.build(cfg.model, cfg.augment)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
     if stats and cfg.num_microbatches > 1:
@@ -100,7 +109,8 @@ def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     return {k: jax.ShapeDtypeStruct(s, d, sharding=where) for k, (s, d) in shapes.items()}
 
 
-def _check_batch(batch_size: int, microbatches: int, shards: int) -> None:
+def check_batch(batch_size: int, microbatches: int, shards: int) -> None:
+    """Raises a UserError unless each of so many devices gets its part of every micro-batch."""
     unit = shards * microbatches
     if batch_size % unit:
         low = batch_size // unit * unit

@@ -55,6 +55,16 @@ def refused(status, out, err, *parts):
         (["search", "run", "index"], ["give one of --text"]),
         (["search", "run", "index", "--text=a", "--image=b"], ["give one of --text"]),
         (["search", "run", "nowhere", "--text=a"], ["nowhere: no such folder"]),
+        (["plan", "--config=digits"], ["plan: the following arguments are required: --topology"]),
+        (["plan", "--config=digits", "--topology=v5"], ["--topology: unknown", "v5e:16x16"]),
+        (["plan", "--config=digits", "--topology=v5e:3x3"], ["no such v5e", "v5e:2x2"]),
+        (["plan", "--config=digits", "--topology=H100:8", "--search"], ["--search: needs a TPU"]),
+        (["plan", "--config=digits", "--topology=H100", "--price=0"], ["--price", "above 0"]),
+        (["plan", "--config=digit", "--topology=H100"], ["did you mean 'digits'?"]),
+        (
+            ["plan", "--config=digits", "--topology=H100:7"],
+            ["config.batch_size: must be a multiple of 7"],
+        ),
         (["bench", "tokeniser"], ["did you mean 'tokenizer'?"]),
     ],
 )

@@ -1,0 +1,187 @@
+"""What shapes alone tell of a step: FLOPs, state, saved activations, traffic between devices.
+
+Nothing is compiled. It is the whole plan of a GPU, and what the search prunes by. The memory is a
+lower bound: what the compiler needs to work on a layer is left out.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from clip_jax import losses
+from clip_jax.config.schema import Config, MeshConfig
+from clip_jax.metrics.flops import count_jaxpr, inner_jaxprs
+from clip_jax.planner.compile import Measure, device_bytes
+from clip_jax.planner.counts import Collective
+from clip_jax.sharding.mesh import AXES, batch_sharding, make_mesh, mesh_shape
+from clip_jax.sharding.rules import shardings
+from clip_jax.train import program
+
+ONE = MeshConfig(data=1, fsdp=1, tensor=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What a step does on any mesh; sums over all devices.
+
+    Attributes:
+        flops: of matrix products and convolutions.
+        saved: bytes of the activations that loops over layers keep for the backward pass, of one
+            micro-batch.
+        params, opt_state, batch: shapes.
+    """
+
+    flops: float
+    saved: float
+    params: Any
+    opt_state: Any
+    batch: Any
+
+
+def model_flops(cfg: Config) -> float:
+    """FLOPs of a step without recomputation: what MFU is a share of."""
+    kind = cfg.loss.kind
+    if ":" not in kind:
+        kind = "sigmoid" if kind.startswith("sigmoid") else "softmax"
+    plain = dataclasses.replace(
+        cfg,
+        num_microbatches=1,
+        model=dataclasses.replace(cfg.model, remat="none"),
+        loss=dataclasses.replace(cfg.loss, kind=kind),
+    )
+    return traced(plain).flops
+
+
+@functools.lru_cache(maxsize=32)
+def traced(cfg: Config) -> Traced:
+    """Traces the step of `cfg`, whose loss kind is no longer auto, for one device."""
+    prog = program.build(dataclasses.replace(cfg, mesh=ONE), make_mesh(ONE, jax.devices()[:1]))
+    jaxpr = prog.trace().jaxpr.jaxpr
+    state = prog.abstract
+    return Traced(
+        count_jaxpr(jaxpr),
+        _saved(jaxpr, cfg.batch_size // cfg.num_microbatches),
+        (state.params, state.stats),
+        state.opt_state,
+        prog.batch,
+    )
+
+
+def _saved(jaxpr: Any, pairs: int) -> float:
+    """Bytes that scans hand out per iteration (l, b, ...): activations for the backward pass.
+
+    Args:
+        jaxpr: of a step.
+        pairs: of a micro-batch.
+    """
+    total = 0.0
+    for e in jaxpr.eqns:
+        if e.primitive.name == "shard_map":  # the streamed losses keep nothing per block
+            continue
+        if e.primitive.name == "scan":
+            for v in e.outvars[e.params["num_carry"] :]:
+                if len(v.aval.shape) > 1 and v.aval.shape[1] % pairs == 0:
+                    total += v.aval.size * v.aval.dtype.itemsize
+        total += sum(_saved(inner, pairs) for inner in inner_jaxprs(e.params))
+    return total
+
+
+def sizes(cfg: Config, num_devices: int) -> dict[str, int]:
+    """Mesh axes of `cfg` on so many devices."""
+    return dict(zip(AXES, mesh_shape(cfg.mesh, num_devices), strict=True))
+
+
+def settled(cfg: Config, mesh: dict[str, int]) -> Config:
+    """`cfg` with the loss that it gets on this mesh."""
+    if ":" in cfg.loss.kind:
+        return cfg
+    where: Any = _abstract(mesh)
+    loss = losses.chosen(cfg.loss, where, cfg.batch_size, len(cfg.data.negatives))
+    return dataclasses.replace(cfg, loss=loss)
+
+
+def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
+    """What a device holds and sends, and the least memory that it needs, in bytes.
+
+    Raises:
+        UserError: the batch does not divide over the mesh.
+    """
+    shards = mesh["data"] * mesh["fsdp"]
+    program.check_batch(cfg.batch_size, cfg.num_microbatches, shards)
+    cfg = settled(cfg, mesh)
+    found = traced(dataclasses.replace(cfg, mesh=ONE))
+    where: Any = _abstract(mesh)
+    params = _spread(found.params, where)
+    batch = jax.tree.map(lambda x: _with(x, batch_sharding(where)), found.batch)
+    state = Measure(
+        parameters=device_bytes(params),
+        optimizer=device_bytes(_spread(found.opt_state, where)),
+        batch=device_bytes(batch),
+        flops=found.flops,
+    )
+    logits = 0.0
+    if not cfg.loss.kind.endswith(("_ring", "_chunked")) and ":" not in cfg.loss.kind:
+        texts = cfg.batch_size * (1 + len(cfg.data.negatives))
+        logits = losses.BLOCK_COPIES * 4.0 * (cfg.batch_size // shards) * texts
+    saved = found.saved / shards
+    live = saved + logits if cfg.num_microbatches == 1 else max(saved, logits)
+    least = 2 * state.parameters + state.optimizer + state.batch + live  # with the gradients
+    return dataclasses.replace(state, collectives=_collectives(cfg, mesh, params)), least
+
+
+def _abstract(mesh: dict[str, int]) -> AbstractMesh:
+    return AbstractMesh(tuple(mesh.values()), tuple(mesh))
+
+
+def _spread(tree: Any, mesh: Any) -> Any:
+    return jax.tree.map(_with, tree, shardings(tree, mesh))
+
+
+def _with(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+
+def _collectives(cfg: Config, mesh: dict[str, int], params: Any) -> tuple[Collective, ...]:
+    """Weights gathered and gradients reduced over fsdp, gradients over data, texts over both.
+
+    A pass is a walk through all layers: forward and backward, and forward again with micro-batches.
+    """
+    data, fsdp = mesh["data"], mesh["fsdp"]
+    size = 2 if cfg.model.dtype == "bfloat16" else 4
+    leaves = [x for x in jax.tree.leaves(params) if any("fsdp" in _names(s) for s in _dims(x))]
+    spread = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)  # elements of a device
+    layers = cfg.model.image.layers + cfg.model.text.layers
+    parts, found = cfg.num_microbatches, []
+    if fsdp > 1:
+        passes = 2 if parts == 1 else 3 * parts
+        sent = passes * spread * (fsdp - 1.0) * size
+        found.append(Collective("all-gather", "fsdp", passes * layers, sent, fsdp))
+        sent = parts * spread * (fsdp - 1.0) * size
+        found.append(Collective("reduce-scatter", "fsdp", parts * layers, sent, fsdp))
+    if data > 1:
+        sent = 2.0 * device_bytes(params) * (data - 1) / data
+        found.append(Collective("all-reduce", "data", layers, sent, data))
+    n = data * fsdp
+    if n > 1:
+        axes = "+".join(a for a in ("data", "fsdp") if mesh[a] > 1)
+        wire = 2 if cfg.loss.wire_dtype == "bfloat16" else 4
+        texts = cfg.batch_size * (1 + len(cfg.data.negatives)) // n
+        block = float(texts * cfg.model.embed_dim * wire)
+        if cfg.loss.kind.endswith("_ring"):  # there; and back with the gradients
+            found.append(Collective("collective-permute", axes, 3 * n, 3 * n * block, 2))
+        else:
+            found.append(Collective("all-gather", axes, 1, block * (n - 1), n))
+            found.append(Collective("reduce-scatter", axes, 1, block * (n - 1), n))
+    return tuple(found)
+
+
+def _dims(x: Any) -> tuple[Any, ...]:
+    return tuple(x.sharding.spec)
+
+
+def _names(dim: Any) -> tuple[str, ...]:
+    return dim if isinstance(dim, tuple) else (dim,) if dim else ()

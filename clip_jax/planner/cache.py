@@ -1,0 +1,74 @@
+"""Compiled results on disk: JSON files named by a hash of what went into the compiler.
+
+That is the config (without what only names or reads data), the topology, the versions of jax,
+jaxlib and libtpu, and the source of this package: an edit makes a new name.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import clip_jax
+from clip_jax import files
+from clip_jax.config.chips import Topology
+from clip_jax.config.codec import to_dict
+from clip_jax.config.schema import Config
+from clip_jax.planner.compile import Measure, version
+from clip_jax.planner.counts import Collective
+
+APART = ("name", "seed", "overfit", "tokenizer", "data", "eval", "checkpoint", "log")
+
+
+def folder() -> str:
+    """$XDG_CACHE_HOME/clip_jax/plans, else ~/.cache/clip_jax/plans."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(caches, "clip_jax", "plans")
+
+
+def versions() -> dict[str, str]:
+    """Of what decides how a program compiles."""
+    return {n: version(n) for n in ("jax", "jaxlib", "libtpu", "flax", "optax")} | {
+        "clip_jax": clip_jax.__version__
+    }
+
+
+def key(cfg: Config, topology: Topology) -> str:
+    """The name of a result."""
+    fields = {k: v for k, v in to_dict(cfg).items() if k not in APART}
+    fields["negatives"] = len(cfg.data.negatives)
+    parts: Any = [fields, topology.name, versions(), _source()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _source() -> str:
+    """Hash of the Python files of this package."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(clip_jax.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read(where: str, name: str) -> Measure | None:
+    """A stored result; None if there is none, or one that cannot be read."""
+    try:
+        data = json.loads(files.read_bytes(files.join(where, f"{name}.json")))["measure"]
+        found = tuple(Collective(**c) for c in data.pop("collectives"))
+        return Measure(**data, collectives=found)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(where: str, name: str, cfg: Config, topology: Topology, measure: Measure) -> None:
+    """Stores a result, with what it belongs to for a reader."""
+    data = {
+        "topology": topology.name,
+        "versions": versions(),
+        "measure": dataclasses.asdict(measure),
+        "config": to_dict(cfg),
+    }
+    files.write_bytes(files.join(where, f"{name}.json"), json.dumps(data, indent=1).encode())

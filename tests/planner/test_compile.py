@@ -1,0 +1,222 @@
+"""The planner compiles the program that training compiles; with libtpu, for a TPU."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import command
+import jax
+import pytest
+
+import tiny
+from clip_jax.config.chips import parse_topology
+from clip_jax.config.schema import MeshConfig
+from clip_jax.errors import UserError
+from clip_jax.metrics import flops
+from clip_jax.planner import analytic
+from clip_jax.planner import compile as compiler
+from clip_jax.sharding.mesh import make_mesh
+from clip_jax.train import loop, program
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu: pip install 'clip-jax-pretrain[plan]'",
+)
+FOUR = MeshConfig(data=2, fsdp=2, tensor=1)
+
+
+@pytest.fixture(scope="module")
+def cfg():
+    return tiny.config("nowhere", mesh=FOUR)
+
+
+@pytest.fixture(scope="module")
+def found(cfg):
+    """What the compiler for the CPU answers; no libtpu needed."""
+    return compiler.measure(cfg, jax.devices()[:4])
+
+
+@pytest.mark.slow
+def test_training_and_planning_lower_the_same_program(tmp_path, monkeypatch):
+    texts, lower = [], program.Program.lower
+
+    def recording(self):
+        lowered = lower(self)
+        texts.append(lowered.as_text())
+        return lowered
+
+    monkeypatch.setattr(program.Program, "lower", recording)
+    cfg = tiny.config(tiny.write_folder(tmp_path / "pairs"), num_steps=1, mesh=FOUR)
+    cfg = dataclasses.replace(
+        cfg, optim=dataclasses.replace(cfg.optim, warmup_steps=0), eval=type(cfg.eval)()
+    )
+    loop.run(cfg, str(tmp_path / "run"))
+    compiler.measure(cfg, jax.devices()[:4])
+    assert len(texts) == 2 and len(texts[0]) > 10_000
+    assert texts[0] == texts[1]
+    changed = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, remat="full"))
+    program.build(changed, make_mesh(FOUR, jax.devices()[:4])).lower()
+    assert texts[2] != texts[1]
+
+
+@pytest.mark.slow
+def test_measures_of_a_program_on_this_machine(cfg, found):
+    assert found.compiled and not found.over
+    prog = program.build(cfg, make_mesh(FOUR, jax.devices()[:4]))
+    params = jax.tree.leaves(prog.abstract.params)
+    whole = sum(4 * x.size for x in params)
+    assert whole / 2 <= found.parameters < whole  # what fsdp=2 does not split is small
+    assert 2 * found.parameters <= found.optimizer <= 2 * found.parameters + 8
+    assert found.batch == 16 / 4 * (16 * 16 * 3 + 8 * 4 + 2 * 4 + 4)
+    assert found.arguments >= found.parameters + found.optimizer + found.batch
+    assert found.temporaries > 0 and found.seconds > 0
+    kinds = {(c.kind, c.axes) for c in found.collectives}
+    assert ("all-gather", "fsdp") in kinds
+    assert any("data" in axes for kind, axes in kinds if kind == "all-reduce")
+
+
+@pytest.mark.slow
+def test_flops_of_a_step_are_those_of_its_jaxpr(cfg, found):
+    prog = program.build(cfg, make_mesh(FOUR, jax.devices()[:4]))
+    with jax.set_mesh(prog.mesh):
+        want = flops.count(prog.step, prog.abstract, prog.batch)
+    assert found.flops == want
+    shapes, _ = analytic.measure(cfg, {"data": 2, "fsdp": 2, "tensor": 1})
+    assert shapes.flops == want
+
+
+@pytest.mark.slow
+def test_shapes_alone_tell_the_same_state(cfg, found):
+    shapes, least = analytic.measure(cfg, {"data": 2, "fsdp": 2, "tensor": 1})
+    for name in ("parameters", "optimizer", "batch"):
+        assert getattr(shapes, name) == getattr(found, name)
+    assert least > shapes.parameters + shapes.optimizer + shapes.batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14"])
+def test_a_step_is_three_times_the_published_forward_flops(name):
+    from clip_jax.config.load import load
+
+    published = {"ViT-B-32": 14.78e9, "ViT-L-14": 175.33e9}  # open_clip, docs/model_profile.csv
+    cfg = load(f"clip:{name}", ("--config.batch_size=512",), needs_data=False)
+    assert analytic.model_flops(cfg) == pytest.approx(3 * 512 * published[name], rel=0.02)
+
+
+@pytest.mark.slow
+def test_recomputation_is_counted_but_is_no_work_of_the_model(tmp_path):
+    cfg = tiny.config(tmp_path)
+    one = {"data": 1, "fsdp": 1, "tensor": 1}
+    full = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, remat="full"))
+    parts = dataclasses.replace(cfg, num_microbatches=2)
+    plain = analytic.model_flops(cfg)
+    assert analytic.model_flops(full) == analytic.model_flops(parts) == plain
+    assert analytic.measure(cfg, one)[0].flops == plain
+    for more in (full, parts):
+        assert 1.2 < analytic.measure(more, one)[0].flops / plain < 1.4
+
+
+@pytest.mark.slow
+def test_remat_and_micro_batches_save_activations(tmp_path):
+    cfg = tiny.config(tmp_path, batch_size=512)
+    one = {"data": 1, "fsdp": 1, "tensor": 1}
+
+    def least(**fields):
+        model = dataclasses.replace(cfg.model, remat=fields.pop("remat", "none"))
+        return analytic.measure(dataclasses.replace(cfg, model=model, **fields), one)[1]
+
+    assert least() > least(remat="dots") > least(remat="full")
+    assert least() > least(num_microbatches=2) > least(num_microbatches=4)
+
+
+@pytest.mark.parametrize(
+    ("message", "capacity", "over"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
+            "space hbm. Used 27.46G of 15.75G hbm. Exceeded hbm capacity by 11.71G.",
+            15.75,
+            11.71,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: total memory required for HLO "
+            "temporaries (19.03G) exceeds available HBM (15.75G)",
+            15.75,
+            3.28,
+        ),
+        (  # libtpu 0.0.42.1
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (480.00G) exceeds available HBM (95.74G).",
+            95.74,
+            384.26,
+        ),
+        ("RESOURCE_EXHAUSTED: something else", 0.0, 0.0),
+    ],
+)
+def test_what_the_compiler_says_of_too_large_programs(message, capacity, over):
+    found = compiler.exhausted(message)
+    assert found == (pytest.approx(capacity * 2**30), pytest.approx(over * 2**30))
+
+
+def test_without_libtpu(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as e:
+        compiler.topology_devices(parse_topology("v5e:2x2"))
+    assert "clip-jax-pretrain[plan]" in str(e.value) and "libtpu==" in str(e.value)
+
+
+ON_A_TPU = """
+import dataclasses, json, os, re
+from clip_jax.cli.plan import ENVIRONMENT
+os.environ.update(ENVIRONMENT)
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+import tiny
+from clip_jax.config.chips import parse_topology
+from clip_jax.config.schema import MeshConfig
+from clip_jax.planner import compile as compiler
+from clip_jax.planner.estimate import _place
+from clip_jax.sharding.mesh import make_mesh
+from clip_jax.train import program
+
+out = {}
+for name in ("v5e:2x4", "v5p:2x2x2", "v4:2x2x2"):
+    topology = parse_topology(name)
+    devices = compiler.topology_devices(topology)
+    assert len(devices) == topology.num_devices, name
+    ours = [_place(topology, i) for i in range(len(devices))]
+    out[name] = [tuple(d.coords)[: len(topology.shape)] for d in devices] == ours
+cfg = tiny.config("nowhere", batch_size=64, mesh=MeshConfig(data=2, fsdp=2, tensor=1))
+devices = compiler.topology_devices(parse_topology("v5e:2x2"))
+traced = (
+    str(program.build(cfg, make_mesh(cfg.mesh, d)).trace().jaxpr) for d in (devices, jax.devices())
+)
+on_tpu, on_cpu = (re.sub(r"device_kind=.*?platform=\\w+", "", t) for t in traced)
+out["same"] = on_tpu == on_cpu and len(on_tpu) > 10_000
+found = compiler.measure(cfg, devices)
+out["measure"] = dataclasses.asdict(found)
+print(json.dumps(out))
+"""
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_real_compile_for_a_tpu():
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_TPU],
+        env={**command.environment(), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    out = json.loads(done.stdout.splitlines()[-1])
+    assert out["v5e:2x4"] and out["v5p:2x2x2"] and out["v4:2x2x2"]  # places of the devices
+    assert out["same"]  # one jaxpr; JAX lowers random numbers otherwise for a TPU than for a CPU
+    found = out["measure"]
+    assert found["temporaries"] > 0 and found["peak"] > 0 and found["cycles"] > 0
+    assert found["arguments"] >= found["parameters"] + found["optimizer"]
+    assert {c["kind"] for c in found["collectives"]} >= {"all-gather"}
+    assert found["host_transfers"] == 0

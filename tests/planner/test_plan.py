@@ -1,0 +1,195 @@
+"""The verb: text, JSON, stored results, and what it says when something is missing or too large."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+from unittest import mock
+
+import command
+import jax
+import pytest
+
+import tiny
+from clip_jax.config.chips import parse_topology
+from clip_jax.config.schema import MeshConfig
+from clip_jax.planner import cache, plan
+from clip_jax.planner import compile as compiler
+from clip_jax.planner.counts import Collective
+
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """The verb sets variables for libtpu; they end with the test."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
+@pytest.fixture
+def cpu_as_tpu(monkeypatch):
+    """The compiler for the CPU in place of libtpu's."""
+    monkeypatch.setattr(
+        compiler, "topology_devices", lambda topology: jax.devices()[: topology.num_devices]
+    )
+
+
+@pytest.fixture
+def table_as_tpu(monkeypatch):
+    """An answer at once in place of a compiler; how often it was asked."""
+    asked = []
+
+    def measure(cfg, devices):
+        asked.append(cfg)
+        sent = (Collective("all-gather", "fsdp", 4, 1e6, 2),)
+        return compiler.Measure(
+            1e6, 2e6, 1e5, 1e12, arguments=4e6, temporaries=5e6, seconds=2.0, collectives=sent
+        )
+
+    monkeypatch.setattr(compiler, "topology_devices", lambda topology: [])
+    monkeypatch.setattr(compiler, "measure", measure)
+    return asked
+
+
+def args(tmp_path, *more):
+    return ["plan", f"--config={command.RECIPE}:nowhere", f"--cache={tmp_path / 'c'}", *more]
+
+
+@pytest.mark.slow
+def test_a_plan_in_text_and_json(tmp_path, cpu_as_tpu):
+    file = tmp_path / "plan.json"
+    more = ["--config.mesh.fsdp=2", "--config.mesh.data=2", "--price=1.2", "--samples=1e9"]
+    status, out, err = command.run(*args(tmp_path, "--topology=v5e:2x2", f"--json={file}", *more))
+    assert status == 0, err
+    for part in (
+        "tiny: 16 pairs a step on v5e:2x2 (4 chips)",
+        "mesh data 2 x fsdp 2 x tensor 1; float32, remat none, 1 micro-batch, loss softmax",
+        "fits: yes, ",
+        "temporaries",
+        "all-gather",
+        "host transfers per step: none",
+        "estimates, not measurements",
+        "1,000,000,000 pairs",
+        "at 1.2 per chip-hour",
+        "docs.cloud.google.com/tpu/docs/v5e",
+    ):
+        assert part in out, part
+    data = json.loads(file.read_text())
+    assert data["fits"] is True and data["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    e, run = data["estimate"], data["estimate"]["run"]
+    assert e["seconds"] >= e["best"] > 0
+    assert run["days"] == pytest.approx(1e9 / e["examples"] / 86400)
+    assert run["cost"] == pytest.approx(1.2 * 4 * 24 * run["days"])
+    assert data["settings"]["loss"] == "softmax" and data["versions"]["jax"] == jax.__version__
+
+
+@pytest.mark.slow
+def test_results_are_stored_by_what_goes_into_the_compiler(tmp_path, table_as_tpu):
+    command.run(*args(tmp_path, "--topology=v5e:2x2"))
+    first = command.run(*args(tmp_path, "--topology=v5e:2x2"))[1]
+    assert len(table_as_tpu) == 1
+    again = command.run(*args(tmp_path, "--topology=v5litepod-4", "--config.log.every=7"))[1]
+    assert len(table_as_tpu) == 1 and again == first
+    command.run(*args(tmp_path, "--topology=v5e:2x2", "--config.model.remat=full"))
+    assert len(table_as_tpu) == 2
+    command.run(*args(tmp_path, "--topology=v6e:2x2"))
+    assert len(table_as_tpu) == 3
+    for file in (tmp_path / "c").iterdir():
+        file.write_text("{}")  # damaged: made again
+    assert command.run(*args(tmp_path, "--topology=v5e:2x2"))[1] == first
+    assert len(table_as_tpu) == 4
+
+
+def test_other_versions_and_other_code_are_other_results(monkeypatch, tmp_path):
+    cfg, where = tiny.config(tmp_path), parse_topology("v5e:2x2")
+    name = cache.key(cfg, where)
+    assert name == cache.key(dataclasses.replace(cfg, name="other"), where)
+    assert name != cache.key(dataclasses.replace(cfg, batch_size=32), where)
+    monkeypatch.setattr(cache, "versions", lambda: {"jax": "0.0"})
+    assert name != cache.key(cfg, where)
+    monkeypatch.undo()
+    monkeypatch.setattr(cache, "_source", lambda: "edited")
+    assert name != cache.key(cfg, where)
+
+
+def test_what_does_not_fit(tmp_path, monkeypatch):
+    too_large = compiler.Measure(
+        1e9, 2e9, 1e6, 1e15, seconds=3.0, over=2.5 * GIB, capacity=15.75 * GIB
+    )
+    monkeypatch.setattr(compiler, "topology_devices", lambda topology: [])
+    monkeypatch.setattr(compiler, "measure", lambda cfg, devices: too_large)
+    file = tmp_path / "plan.json"
+    status, out, err = command.run(*args(tmp_path, "--topology=v5e:2x2", f"--json={file}"))
+    assert status == 3
+    assert "fits: no, 18.25 of 15.75 GiB a device" in out
+    assert err.splitlines()[-1] == (
+        "plan: tiny does not fit on v5e:2x2: 2.50 GiB a device more than the 15.75 GiB that are "
+        "usable; try --config.model.dtype=bfloat16 or --config.model.remat=full or "
+        "--config.num_microbatches=2"
+    )
+    data = json.loads(file.read_text())
+    assert data["fits"] is False and data["estimate"] is None
+    assert data["bytes_per_device"]["needed"] == 18.25 * GIB
+
+
+def test_without_the_compiler(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "libtpu" else find_spec(name)
+    )
+    status, _, err = command.run(*args(tmp_path, "--topology=v5e:2x2"))
+    assert status == 2
+    assert re.fullmatch(
+        r"error: plan: the TPU compiler is not installed \(jax [\d.]+ wants libtpu==[\d.*]+\); "
+        r"pip install 'clip-jax-pretrain\[plan\]'\n",
+        err,
+    )
+
+
+def test_gpus_are_estimated_and_it_says_so(tmp_path):
+    file = tmp_path / "plan.json"
+    status, out, err = command.run(
+        *args(tmp_path, "--topology=H100:8", "--config.mesh.data=-1", f"--json={file}")
+    )
+    assert status == 0, err
+    assert "from shapes alone: nothing was compiled, so temporaries are not known" in out
+    assert "fits: not known; at least" in out and "estimates, and bounds" in out
+    assert "XLA's cycles, without collectives" in out and "not given" in out
+    data = json.loads(file.read_text())
+    assert data["fits"] is None and data["bytes_per_device"]["temporaries"] is None
+    sent = {(c["kind"], c["axes"]): c for c in data["collectives_per_step"]}
+    params = data["bytes_per_device"]["parameters"]
+    assert sent["all-reduce", "data"]["sent"] == pytest.approx(2 * params * 7 / 8)
+    assert sent["all-gather", "data"]["sent"] == 2 * 16 * 4 * 7  # two texts of 16 f32, to seven
+
+
+def test_a_state_larger_than_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan.analytic, "measure", lambda cfg, mesh: (TOO_MUCH, 100e9))
+    status, out, err = command.run(*args(tmp_path, "--topology=H100", "--config.mesh.data=1"))
+    assert status == 3 and "fits: no" in out and "more than the 74.51 GiB" in err
+
+
+TOO_MUCH = compiler.Measure(40e9, 50e9, 1e6, 1e15)
+
+
+def test_what_to_try(tmp_path):
+    cfg = tiny.config(tmp_path)
+    cfg = dataclasses.replace(
+        cfg, model=dataclasses.replace(cfg.model, remat="full", dtype="bfloat16")
+    )
+    mesh = {"data": 4, "fsdp": 1, "tensor": 1}
+    large = compiler.Measure(8 * GIB, 16 * GIB, 0.0, 1.0, seconds=1.0, over=1.0)
+    p = plan.Plan(cfg, parse_topology("v5e:2x2"), mesh, large, 0.0, 1.0, None)
+    assert plan.advice(p) == "try --config.mesh.fsdp=2 or --config.num_microbatches=2 or --search"
+    small = dataclasses.replace(cfg, batch_size=1)
+    one = dataclasses.replace(p, cfg=small, mesh={**mesh, "data": 1})
+    assert plan.advice(one) == "try a larger topology"
+
+
+@pytest.mark.slow
+def test_the_mesh_of_the_config_is_kept(tmp_path, table_as_tpu):
+    cfg = tiny.config(tmp_path, mesh=MeshConfig(data=-1, fsdp=2, tensor=1))
+    p = plan.make(cfg, parse_topology("v5e:2x2"), str(tmp_path / "c"))
+    assert p.mesh == {"data": 2, "fsdp": 2, "tensor": 1}
