@@ -36,8 +36,29 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb and returns the exit status; see docs/errors.md."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    """Runs a verb and returns the exit status; see docs/errors.md.
+
+    Where several processes have joined, all but a good end exits here, for they cannot wait for
+    each other.
+    """
+    try:
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+    except Exception:
+        if not _several():
+            raise
+        traceback.print_exc()
+        status = BUG
+    if status != DONE and (start := sys.modules.get("clip_jax.sharding.start")):
+        start.leave(status)
+    return status
+
+
+def _several() -> bool:
+    start = sys.modules.get("clip_jax.sharding.start")
+    return start is not None and start.several()
+
+
+def _run(args: list[str]) -> int:
     try:
         if not args or args[0] in ("-h", "--help", "help"):
             print(usage())
@@ -57,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {line}", file=sys.stderr)
         return USER
     except Stop as e:
-        print(str(e), file=sys.stderr)
+        if str(e):  # process 0 has told it
+            print(str(e), file=sys.stderr)
         return e.status
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -32,7 +32,13 @@ def options(verb):
 def test_verbs_and_options():
     verbs = ["train", "plan", "eval", "embed", "classify", "search", "export", "bench"]
     assert list(entry.VERBS) == verbs
-    assert list(train.OPTIONS) == ["--config", "--workdir", "--dry_run", "--accept_changes"]
+    assert list(train.OPTIONS) == [
+        "--config",
+        "--workdir",
+        "--dry_run",
+        "--accept_changes",
+        "--distributed",
+    ]
     assert {verb: options(verb) for verb in ("plan", *verbs[3:7])} == {
         "plan": [
             "--config",

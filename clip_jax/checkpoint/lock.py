@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 
 from clip_jax import files
 from clip_jax.errors import UserError
+from clip_jax.sharding import processes
 
 BEAT_S = 20.0
 STALE_S = 120.0
@@ -105,10 +106,17 @@ class WorkdirLock:
 
 @contextlib.contextmanager
 def hold(workdir: str, say: Callable[[str], None]) -> Iterator[WorkdirLock]:
-    """Holds the lock of a workdir. Raises UserError as `acquire` does."""
+    """Holds the lock of a workdir. In a job of several processes all call this.
+
+    Raises:
+        UserError: as `acquire` does, on all processes; or one of them does not see the folder.
+    """
     lock = WorkdirLock(workdir, say)
-    lock.acquire()
+    processes.on_lead(lock.acquire)
     try:
+        there = processes.lead() or files.exists(files.join(workdir, "lock.json"))
+        blind = f"{workdir}: does not show what process 0 wrote there; give all one shared folder"
+        processes.check("" if there else blind)
         yield lock
     finally:
         lock.release()

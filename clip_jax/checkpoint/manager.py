@@ -51,6 +51,17 @@ class Restored:
     extra_files: dict[str, bytes]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but it leaves the count of steps for preemption to the training loop.
+
+    Its background threads would set it back to the step that they save.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
+
+
 class _DamagedError(Exception):
     """This step is not what was saved; the message says which part."""
 
@@ -88,7 +99,7 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
         with files.user_errors(str(self._folder)):
-            return ocp.CheckpointManager(self._folder, options=options)
+            return _Manager(self._folder, options=options)
 
     # Reading
 
@@ -246,7 +257,7 @@ class Checkpoints:
             UserError: the storage is full or failed, now or during the save before.
         """
         self.wait()
-        if step in self.steps():
+        if step in self.steps():  # the same on all processes: nobody writes now
             return
         extra = {name: base64.b64encode(b).decode() for name, b in (extra_files or {}).items()}
         with jax.transfer_guard("allow"):

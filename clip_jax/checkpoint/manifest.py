@@ -49,17 +49,22 @@ def _crc(content: Any) -> int:
 
 def facts(items: dict[str, Any]) -> dict[str, Any]:
     """The part of the manifest that follows from the arrays and the software of this process."""
-    software = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            software[name] = importlib.metadata.version(name)
     return {
         "layout_version": LAYOUT_VERSION,
-        "software": software,
+        "software": software(),
         "items": sorted(items),
         "arrays": {path: spec(x) for path, x in paths(items).items()},
         "checksums": checksums(items),
     }
+
+
+def software() -> dict[str, str]:
+    """{package: version} of what decides numbers in this process."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def spec(x: Any) -> str:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 
-from clip_jax.errors import CHECK_FAILED, DONE, Stop, UserError
+from clip_jax.errors import CHECK_FAILED, DONE, UserError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -21,6 +21,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--paths", action="append", default=[], help="other test data; may be repeated"
     )
+    parser.add_argument(
+        "--distributed", default="auto", help="as of train: auto, off or on; all processes evaluate"
+    )
     return parser
 
 
@@ -28,6 +31,10 @@ def main(argv: Sequence[str]) -> int:
     """Runs the verb."""
     args = _parser().parse_args(list(argv))
     floors = [_floor(x) for x in args.floor]
+
+    from clip_jax.sharding import processes, start
+
+    start.start(args.distributed)
 
     from clip_jax.data.sources import all_captions, index_dir, open_source
     from clip_jax.eval.run import choose, run_tasks, table
@@ -43,12 +50,16 @@ def main(argv: Sequence[str]) -> int:
         split = dataclasses.replace(split, paths=tuple(args.paths))
     captions: list[str] = []
     if any(t.distractors for t in tasks):
-        train = open_source(cfg.data.train, index_dir=index_dir(args.run), limit=cfg.data.limit)
+        train = processes.by_host(
+            lambda: open_source(cfg.data.train, index_dir=index_dir(args.run), limit=cfg.data.limit)
+        )
         captions = sorted(set(all_captions(train)))
-    test = open_source(split, index_dir=index_dir(args.run))
+    test = processes.by_host(lambda: open_source(split, index_dir=index_dir(args.run)))
+    processes.same({"the test data": test.fingerprint}, "let all see the same data")
     result = run_tasks(model, test, tasks, captions=captions)
-    print(table(result.rows))
-    _check(result.metrics, floors)
+    if processes.lead():
+        print(table(result.rows))
+    _check(result.metrics, floors)  # the scores are the same on all processes
     return DONE
 
 
@@ -61,12 +72,16 @@ def _floor(text: str) -> tuple[str, float]:
 
 
 def _check(metrics: dict[str, float], floors: list[tuple[str, float]]) -> None:
+    from clip_jax.sharding import processes
+
     below = []
     for name, floor in floors:
         if name not in metrics:
             known = ", ".join(k.removeprefix("eval/") for k in metrics)
-            raise UserError(f"--floor: no score '{name.removeprefix('eval/')}'; here: {known}")
+            raise processes.error(
+                f"--floor: no score '{name.removeprefix('eval/')}'; here: {known}"
+            )
         if metrics[name] < floor:
             below.append(f"{name} = {metrics[name]:.4f} is below {floor}")
     if below:
-        raise Stop("; ".join(below), CHECK_FAILED)
+        raise processes.stop("; ".join(below), CHECK_FAILED)

@@ -11,6 +11,7 @@ OPTIONS = {
     "--workdir": "folder or URL of the run; the same command goes on where it stopped",
     "--dry_run": "print config, mesh, parameters, steps and memory; write nothing",
     "--accept_changes": "go on although optimizer, schedule or length changed",
+    "--distributed": "auto: join the other processes of a recognised cluster; on: must; off: never",
 }
 
 
@@ -69,10 +70,16 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{name}: is missing; {OPTIONS[name]}")
     cfg = load(own["--config"], overrides)
 
+    from clip_jax.sharding import processes, start
+
+    start.start(own.get("--distributed", "auto"))  # last: what went wrong before, did so on all
+
     from clip_jax.train import dry_run, loop  # jax comes with them: --help must not wait for it
 
     if "--dry_run" in own:
-        print(dry_run.describe(cfg))
+        text = dry_run.describe(cfg)
+        if processes.lead():
+            print(text)
         return DONE
     loop.run(cfg, own["--workdir"], accept_changes="--accept_changes" in own)
     return DONE

@@ -76,6 +76,7 @@ def _positive(cfg: Config) -> Iterator[str]:
         "optim.weight_decay": cfg.optim.weight_decay,
         "optim.warmup_steps": cfg.optim.warmup_steps,
         "eval.every": cfg.eval.every,
+        "log.watchdog_seconds": cfg.log.watchdog_seconds,
     }.items():
         if not 0 <= value < math.inf:
             yield f"config.{path}: must not be negative (got {value})"

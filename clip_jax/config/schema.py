@@ -251,6 +251,10 @@ class LogConfig:
     """Logging."""
 
     every: int = _field(10, "steps between lines of metrics.jsonl")
+    watchdog_seconds: float = _field(
+        3600.0,
+        "end with status 42 when no step, evaluation or checkpoint ends for so long; 0 = never",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

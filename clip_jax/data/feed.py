@@ -3,14 +3,15 @@
 uint8 images travel; `b` is split over the batch axes of the mesh.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clip_jax.data.pipeline import HostBatch
-from clip_jax.sharding.mesh import batch_sharding
+from clip_jax.sharding.mesh import batch_sharding, num_batch_shards
 
 
 def host_rows(batch_size: int, mesh: Mesh) -> list[int]:
@@ -25,7 +26,27 @@ def host_rows(batch_size: int, mesh: Mesh) -> list[int]:
 def put(arrays: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Global arrays of this host's rows (the other hosts bring theirs)."""
     sharding = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in arrays.items()}
+    with jax.transfer_guard_host_to_device("allow"):  # meant, though jax takes it for an accident
+        return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in arrays.items()}
+
+
+def total(counts: np.ndarray, mesh: Mesh) -> np.ndarray | jax.Array:
+    """The sum of int32 counts (n,) over the rows of all hosts; does not wait for the others.
+
+    All processes call this. Hosts that hold the same rows count them once.
+    """
+    if jax.process_count() == 1:
+        return counts
+    rows = host_rows(num_batch_shards(mesh), mesh)
+    local = np.zeros((len(rows), len(counts)), np.int32)
+    local[0] = counts
+    return _summed(mesh)(put({"counts": local}, mesh)["counts"])
+
+
+@functools.cache
+def _summed(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda x: x.sum(axis=0), out_shardings=whole)
 
 
 def feed(

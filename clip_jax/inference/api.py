@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from clip_jax import files
 from clip_jax.config.schema import Config
-from clip_jax.data.feed import put
+from clip_jax.data.feed import host_rows, put
 from clip_jax.data.record import BadRecord, decode_image
 from clip_jax.data.transforms import evaluation
 from clip_jax.errors import UserError
@@ -177,11 +177,13 @@ class Model:
             starts = range(0, len(items), size)
             hidden = None if self.progress and len(starts) > 1 else True  # None: on terminals only
             for i in tqdm.tqdm(starts, disable=hidden, leave=False, unit="batch"):
-                x = prepare(items[i : i + size])
-                more = bucket(len(x), size, shards) - len(x)
-                padded = np.concatenate([x, np.repeat(x[:1], more, axis=0)])
+                part = items[i : i + size]
+                rows = host_rows(bucket(len(part), size, shards), self.mesh)
+                own = [part[r] for r in rows if r < len(part)]  # another host has the others
+                x = prepare(own or part[:1])
+                padded = np.concatenate([x, np.repeat(x[:1], len(rows) - len(x), axis=0)])
                 z = encode(self.params, self.stats, put({"x": padded}, self.mesh)["x"])
-                running.append((z, len(x)))
+                running.append((z, len(part)))
                 if len(running) == 2:
                     out.append(_fetch(*running.pop(0)))
             out += [_fetch(*last) for last in running]

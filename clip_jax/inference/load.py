@@ -15,6 +15,7 @@ from clip_jax.errors import UserError
 from clip_jax.inference.api import Model
 from clip_jax.interop import build, read
 from clip_jax.models import dual
+from clip_jax.sharding import processes
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import shardings
 from clip_jax.tokenizers import Tokenizer, missing
@@ -118,6 +119,8 @@ def _run(run: str, step: int | None, mesh: Mesh) -> Model:
     checkpoints.close()
     if restored is None:
         raise UserError(f"{run}: no checkpoint yet; train until the first is saved")
+    # Beside a run that is alive, one process could find a newer one than another.
+    processes.same({"checkpoint": restored.step}, "start again, with a checkpoint that stays")
     stored = restored.extra_files[TOKENIZER_FILE]
     tokenizer = missing(f"{run}: was exported from weights without a tokenizer")
     if stored:

@@ -74,6 +74,16 @@ class JsonlWriter:
         """Nothing to do: every line is written already."""
 
 
+class NoWriter:
+    """For the processes that leave the writing to process 0."""
+
+    def write(self, step: int, values: Mapping[str, float | int]) -> None:
+        """Takes nothing down."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 def _lines(raw: bytes) -> list[bytes]:
     # Equal lines: a remote rewrite was killed between its new part and the removal of the old.
     return list(dict.fromkeys(line for line in raw.split(b"\n") if line))

@@ -2,11 +2,14 @@
 
 Side effects all live here: files of the workdir, the terminal, signals. The order is fixed:
 lock, config, data, program, start state, compile, loop, final evaluation, report.
+Several processes all run this; process 0 prints and writes, the others keep in step with it.
 """
 
-import collections
 import contextlib
 import dataclasses
+import functools
+import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,26 +22,35 @@ from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.schema import Config
 from clip_jax.config.stored import read_config, write_config
 from clip_jax.data.feed import feed, host_rows
-from clip_jax.data.pipeline import HostBatch, Pipeline
+from clip_jax.data.pipeline import Pipeline
 from clip_jax.data.sources import Source, all_captions, index_dir, open_source
-from clip_jax.errors import CHECK_FAILED, DIVERGED, INTERRUPTED, Stop, UserError
+from clip_jax.errors import CHECK_FAILED, RESTART, Stop, UserError
 from clip_jax.eval.run import Result, run_tasks
 from clip_jax.eval.zeroshot import check_task
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
-from clip_jax.metrics.clock import Clock
-from clip_jax.metrics.writers import JsonlWriter, LiveLine, drop_after, read_metrics
+from clip_jax.metrics.writers import (
+    JsonlWriter,
+    LiveLine,
+    NoWriter,
+    Writer,
+    drop_after,
+    read_metrics,
+)
+from clip_jax.sharding import processes
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.tokenizers import build as build_tokenizer
-from clip_jax.train import program, start, summary
+from clip_jax.train import agreement, program, start, summary
 from clip_jax.train.compiler import use_cache
+from clip_jax.train.log import Log
 from clip_jax.train.signals import Signals
 from clip_jax.train.state import TrainState, init_state
+from clip_jax.train.watchdog import Watchdog
 
+_PEER_GONE = re.compile("Gloo|Connection (closed|reset) by peer|heartbeat|UNAVAILABLE")
 LAYOUT = ("params", "stats", "opt_state")  # each a checkpoint item; the rest travels as "rest"
-BAD_MINIMUM = 1000  # pairs seen before the share of bad ones is judged
 
 
 def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainState:
@@ -48,42 +60,37 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         UserError: what the user can mend.
         Stop: stopped by a signal (42, 130), diverged (4), or failed the overfit check (3).
     """
-    if jax.process_count() > 1:
-        raise UserError("clip_jax train: runs in one process so far; start one, on all its devices")
-    with _out_of_memory(), contextlib.ExitStack() as stack:
+    with _device_errors(), contextlib.ExitStack() as stack:
         use_cache(cfg.compile.cache_dir)
-        mesh = make_mesh(cfg.mesh)
-        prog = program.build(cfg, mesh)
-        line = LiveLine(cfg.num_steps, sys.stdout)
+        prog = processes.together(lambda: program.build(cfg, make_mesh(cfg.mesh)))
+        agreement.same_program(cfg, workdir)
+        line = LiveLine(cfg.num_steps, sys.stdout if processes.lead() else None)
         stack.callback(line.close)
         lock = stack.enter_context(hold(workdir, line.say))
         signals = stack.enter_context(Signals())
         checkpoints = Checkpoints(workdir, keep=cfg.checkpoint.keep)
-        stack.callback(checkpoints.close)
+        stack.push(functools.partial(_close, checkpoints))
         if checkpoints.steps():  # a first start that failed leaves nothing to agree with
-            for text in start.check_same_run(read_config(workdir), cfg, accept_changes):
+            check = lambda: start.check_same_run(read_config(workdir), cfg, accept_changes)  # noqa: E731
+            for text in processes.together(check):
                 line.say(f"changed: {text}")
-        source = open_source(cfg.data.train, index_dir=index_dir(workdir), limit=cfg.data.limit)
+        source = processes.by_host(lambda: _open_train(cfg, workdir))
         restored = start.restore(checkpoints, _items(prog.abstract), line.say)
         stored = restored.extra_files[TOKENIZER_FILE] if restored else None
-        tokenizer = make_tokenizer(cfg, source, stored)
-        pipeline = Pipeline(
-            source, tokenizer, cfg.data, cfg.model.image, cfg.model.text.context, cfg.seed
-        )
-        check_size(cfg, pipeline)
+        pipeline = processes.together(lambda: make_pipeline(cfg, source, stored))
+        test = processes.by_host(lambda: _open_test(cfg, workdir))
         order = start.order_parts(cfg, pipeline)
+        agreement.same_data(order, pipeline.tokenizer.to_bytes(), test.fingerprint if test else "")
         if restored:
             start.check_same_order(restored.manifest["order"], order)
             state = _state(restored.items)
             position, first = restored.manifest["position"], restored.step
         else:
-            with jax.set_mesh(mesh):
+            with jax.set_mesh(prog.mesh):
                 state = init_state(prog.init, prog.abstract, cfg.seed)
             position, first = 0, 0
         job = Job(cfg, workdir, prog, pipeline, checkpoints, lock, signals, line, order)
-        test = job.test_source()
-        write_config(workdir, cfg)
-        files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
+        processes.on_lead(job.describe)
         if first < cfg.num_steps:
             state = job.train(state, test, first, position)
         job.conclude(state, test)
@@ -112,12 +119,12 @@ class Job:
         self.line.say(plan_line(cfg, prog, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
-        files.remove(files.join(self.workdir, "report.html"))  # that of a shorter run
         execute = prog.compile()
         self.line.say(program.memory_line(execute))
-        writer = JsonlWriter(self.workdir, attempt=drop_after(self.workdir, first))
-        if first and self.evaluation_due(first):  # killed between a checkpoint and its scores
-            self.evaluate(state, test, first, writer)
+        attempt = processes.on_lead(lambda: self.clear(first))
+        writer = JsonlWriter(self.workdir, attempt) if attempt else NoWriter()
+        if first and self.evaluation_due(first) and not self.has_scores(first):
+            self.evaluate(state, test, first, writer)  # it was killed after the checkpoint
         batches = self.pipeline.batches(
             start=position,
             batch_size=cfg.batch_size,
@@ -126,7 +133,8 @@ class Job:
         )
         stream = feed(batches, prog.mesh)
         log = Log(self, writer, first)
-        with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"):
+        watchdog = Watchdog(cfg.log.watchdog_seconds)
+        with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
             for step in range(first + 1, cfg.num_steps + 1):
                 with log.clock.waiting():
                     batch, host = next(stream)
@@ -137,7 +145,7 @@ class Job:
                 log.flush()  # the line of an earlier step: its arrays are ready by now
                 if step % cfg.log.every == 0 or last or step == first + 1:
                     log.keep(step, metrics)
-                stop = self.signals.status is not None
+                stop = self.signals.asked(step - first)
                 save = last or stop or step % cfg.checkpoint.every == 0
                 evaluate = self.evaluation_due(step) and not last and not stop
                 if save or evaluate:
@@ -149,20 +157,32 @@ class Job:
                         self.stop(step)
                     if evaluate:
                         self.evaluate(state, test, step, writer)
+                watchdog.beat(step)
         self.checkpoints.wait()
         return state
 
     def evaluation_due(self, step: int) -> bool:
-        """Whether the scores of `step` belong into the metrics and are not there yet."""
+        """Whether the scores of `step` belong into the metrics."""
         every = self.cfg.eval.every
-        if not self.cfg.eval.tasks or not every or step % every:
-            return False
-        written = read_metrics(self.workdir)
-        return not any(m["step"] == step and is_scores(m) for m in written)
+        return bool(self.cfg.eval.tasks and every and step % every == 0)
 
-    def evaluate(
-        self, state: TrainState, test: Source | None, step: int, writer: JsonlWriter
-    ) -> None:
+    def has_scores(self, step: int) -> bool:
+        """Whether they are there."""
+        lines = processes.on_lead(lambda: read_metrics(self.workdir)) or []
+        return bool(processes.tell("yes" if any(_scores_of(step, x) for x in lines) else ""))
+
+    def clear(self, first: int) -> int:
+        """Removes what a longer or killed attempt left after step `first`; number of this one."""
+        files.remove(files.join(self.workdir, "report.html"))
+        return drop_after(self.workdir, first)
+
+    def describe(self) -> None:
+        """Writes what the run is."""
+        write_config(self.workdir, self.cfg)
+        tokenizer = self.pipeline.tokenizer.to_bytes()
+        files.write_bytes(files.join(self.workdir, _tokenizer_name(self.cfg)), tokenizer)
+
+    def evaluate(self, state: TrainState, test: Source | None, step: int, writer: Writer) -> None:
         """Zero-shot scores of the current parameters into the metrics."""
         if test is not None:
             result = run_tasks(self.model(state), test, self.cfg.eval.tasks)
@@ -192,13 +212,15 @@ class Job:
     def stop(self, step: int) -> None:
         """Leaves in good order after a signal."""
         self.checkpoints.wait()
-        status = self.signals.status or INTERRUPTED
-        raise Stop(f"{self.signals.name}: saved step {step}; the same command goes on", status)
+        status = self.signals.settle()
+        text = f"{self.signals.name}: saved step {step}; the same command goes on"
+        raise processes.stop(text, status)
 
     def conclude(self, state: TrainState, test: Source | None) -> None:
         """Final scores, table and report, unless they stand; and the verdict of `:overfit`."""
         cfg, path = self.cfg, files.join(self.workdir, "report.html")
-        if files.exists(path):
+        stands = processes.on_lead(lambda: files.exists(path))
+        if processes.tell("yes" if stands else ""):
             self.line.say(f"already finished: step {cfg.num_steps}; report: {path}")
         else:
             result = Result({}, [], [])
@@ -209,93 +231,62 @@ class Job:
                 with jax.set_mesh(self.prog.mesh):
                     model = self.model(state)
                     result = run_tasks(model, test, tasks, captions=captions, samples=True)
-                attempt = drop_after(self.workdir, cfg.num_steps) - 1
-                if not any(
-                    m["step"] == cfg.num_steps and is_scores(m) for m in read_metrics(self.workdir)
-                ):
-                    JsonlWriter(self.workdir, attempt).write(cfg.num_steps, result.metrics)
-            facts = [
-                ("steps", f"{cfg.num_steps:,} of {cfg.batch_size:,} pairs"),
-                ("training pairs", f"{self.pipeline.size:,}"),
-                ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
-            ]
-            scores, seconds = summary.finish(cfg, self.workdir, result, facts)
-            self.line.close()
-            if scores:
-                print(scores)
-            print(f"training took {seconds:.0f} s; report: {path}", flush=True)
+            processes.on_lead(lambda: self.report(result, path))
         if cfg.overfit:
-            passed, text = summary.overfit_verdict(read_metrics(self.workdir), cfg.batch_size)
+            verdict = processes.on_lead(
+                lambda: summary.overfit_verdict(read_metrics(self.workdir), cfg.batch_size)
+            )
+            passed, text = json.loads(processes.tell(json.dumps(verdict)))
             if not passed:
-                raise Stop(text, CHECK_FAILED)
-            print(text)
+                raise processes.stop(text, CHECK_FAILED)
+            if processes.lead():
+                print(text)
 
-    def test_source(self) -> Source | None:
-        """The test split, with each task tried on its first record; None without tasks."""
-        if not self.cfg.eval.tasks:
-            return None
-        source = open_source(self.cfg.data.test, index_dir=index_dir(self.workdir))
-        for task in self.cfg.eval.tasks:
-            check_task(source, task)
-        return source
+    def report(self, result: Result, path: str) -> None:
+        """Writes and prints what is known at the end."""
+        cfg = self.cfg
+        if result.metrics:
+            attempt = drop_after(self.workdir, cfg.num_steps) - 1
+            if not any(_scores_of(cfg.num_steps, x) for x in read_metrics(self.workdir)):
+                JsonlWriter(self.workdir, attempt).write(cfg.num_steps, result.metrics)
+        facts = [
+            ("steps", f"{cfg.num_steps:,} of {cfg.batch_size:,} pairs"),
+            ("training pairs", f"{self.pipeline.size:,}"),
+            ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
+        ]
+        scores, seconds = summary.finish(cfg, self.workdir, result, facts)
+        self.line.close()
+        if scores:
+            print(scores)
+        print(f"training took {seconds:.0f} s; report: {path}", flush=True)
 
 
-class Log:
-    """Metrics of a step, fetched when the next step is under way, so that nothing waits."""
+def _open_train(cfg: Config, workdir: str) -> Source:
+    return open_source(cfg.data.train, index_dir=index_dir(workdir), limit=cfg.data.limit)
 
-    def __init__(self, job: Job, writer: JsonlWriter, first: int):
-        self._job, self._writer = job, writer
-        self.clock = Clock(job.cfg.batch_size, step=first)
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._bad: collections.Counter[str] = collections.Counter()
-        self._seen = 0
 
-    def count(self, host: HostBatch) -> None:
-        """Takes note of unusable pairs.
+def _open_test(cfg: Config, workdir: str) -> Source | None:
+    """The test split, with each task tried on its first record; None without tasks."""
+    if not cfg.eval.tasks:
+        return None
+    source = open_source(cfg.data.test, index_dir=index_dir(workdir))
+    for task in cfg.eval.tasks:
+        check_task(source, task)
+    return source
 
-        Raises:
-            UserError: they are more than the configured share.
-        """
-        self._bad += host.bad
-        self._seen += len(host.arrays["group"])
-        share, most = self._bad.total() / self._seen, self._job.cfg.data.max_bad_share
-        if share > most and self._seen >= min(BAD_MINIMUM, self._job.pipeline.size):
-            reasons = "; ".join(f"{n} x {r}" for r, n in self._bad.most_common(3))
-            raise UserError(
-                f"config.data.train: {100 * share:.1f} % of the pairs are unusable, more than "
-                f"max_bad_share = {100 * most:.1f} % ({reasons}); mend the data or raise it"
-            )
 
-    def keep(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Remembers the metrics of `step` until `flush`."""
-        self._pending = (step, metrics)
+def make_pipeline(cfg: Config, source: Source, stored: bytes | None) -> Pipeline:
+    """What makes the batches; `stored` is the tokenizer of a checkpoint.
 
-    def flush(self) -> None:
-        """Writes what is remembered.
-
-        Raises:
-            Stop: too many steps in a row were not finite.
-        """
-        if self._pending is None:
-            return
-        step, arrays = self._pending
-        self._pending = None
-        values: dict[str, float | int] = {k: v.item() for k, v in jax.device_get(arrays).items()}
-        values |= {**self.clock.lap(step), "data/skipped": self._bad.total()}
-        memory = jax.local_devices()[0].memory_stats()
-        if memory and "peak_bytes_in_use" in memory:
-            values["device/peak_bytes"] = memory["peak_bytes_in_use"]
-        self._writer.write(step, values)
-        self._job.line.update(step, values)
-        if values["skipped_in_row"] >= self._job.cfg.optim.max_skipped:
-            self._job.checkpoints.wait()
-            good = max(self._job.checkpoints.steps(), default=None)
-            kept = f"step {good} is the last checkpoint" if good else "there is no checkpoint yet"
-            raise Stop(
-                f"diverged: {values['skipped_in_row']} steps in a row had a non-finite loss "
-                f"(now step {step}); {kept}; lower config.optim.learning_rate",
-                DIVERGED,
-            )
+    Raises:
+        UserError: the tokenizer does not fit the text tower, or the batch is larger than the data.
+    """
+    tokenizer = make_tokenizer(cfg, source, stored)
+    pipeline = Pipeline(
+        source, tokenizer, cfg.data, cfg.model.image, cfg.model.text.context, cfg.seed
+    )
+    check_size(cfg, pipeline)
+    return pipeline
 
 
 def make_tokenizer(cfg: Config, source: Source, stored: bytes | None) -> Tokenizer:
@@ -341,23 +332,34 @@ def plan_line(cfg: Config, prog: program.Program, size: int, first: int) -> str:
     )
 
 
-def is_scores(line: dict[str, Any]) -> bool:
-    """Whether a line of the metrics holds scores of an evaluation."""
-    return any(k.startswith("eval/") for k in line)
+def _scores_of(step: int, line: dict[str, Any]) -> bool:
+    """Whether a line of the metrics holds scores of an evaluation at `step`."""
+    return line["step"] == step and any(k.startswith("eval/") for k in line)
 
 
 @contextlib.contextmanager
-def _out_of_memory() -> Iterator[None]:
-    """One line instead of the allocator's pages."""
+def _device_errors() -> Iterator[None]:
+    """One line instead of the pages of the allocator, or of a collective whose peers are gone."""
     try:
         yield
     except jax.errors.JaxRuntimeError as e:
-        if "RESOURCE_EXHAUSTED" not in str(e):
-            raise
-        raise UserError(
-            "device memory: not enough for this run; lower config.batch_size, set "
-            "config.model.remat=full, or raise config.mesh.fsdp"
-        ) from e
+        text = str(e)
+        if "RESOURCE_EXHAUSTED" in text:
+            raise UserError(
+                "device memory: not enough for this run; lower config.batch_size, set "
+                "config.model.remat=full, or raise config.mesh.fsdp"
+            ) from e
+        if jax.process_count() > 1 and _PEER_GONE.search(text):
+            me = jax.process_index()
+            text = f"process {me}: another process is gone; the same command goes on"
+            raise Stop(text, RESTART) from e
+        raise
+
+
+def _close(checkpoints: Checkpoints, kind: type[BaseException] | None, *error: object) -> None:
+    """Ends saving in order, unless this process fails alone: the others would not join in."""
+    if jax.process_count() == 1 or kind is None or issubclass(kind, Stop):
+        checkpoints.close()
 
 
 def _items(state: TrainState) -> dict[str, Any]:

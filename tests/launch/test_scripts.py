@@ -225,6 +225,17 @@ def test_demo_ends_with_the_status_of_the_run(machine):
     assert (done.returncode, done.stdout) == (42, "")
 
 
+def test_local_hands_all_arguments_to_the_launcher(machine):
+    machine.python()
+    assert "bash launch/local.sh --processes=2" in machine.call("local.sh", "--help").stdout
+    assert machine.calls("python") == []
+    done = machine.call("local.sh", "--processes=2", "--", "--config.name=two words")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert machine.calls("local.py") == [
+        f"python {machine.root}/launch/local.py --processes=2 -- --config.name=two words"
+    ]
+
+
 def test_test_runs_pytest_with_its_arguments(machine):
     machine.python()
     assert machine.call("test.sh", "-k", "a or b").returncode == 0

@@ -1,0 +1,82 @@
+"""The metrics of a run on their way from the devices to metrics.jsonl and the terminal."""
+
+import collections
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from clip_jax.data.feed import total
+from clip_jax.data.pipeline import HostBatch
+from clip_jax.errors import DIVERGED
+from clip_jax.metrics.clock import Clock
+from clip_jax.metrics.writers import Writer
+from clip_jax.sharding import processes
+
+if TYPE_CHECKING:
+    from clip_jax.train.loop import Job
+
+BAD_MINIMUM = 1000  # pairs seen before the share of bad ones is judged
+
+
+class Log:
+    """Metrics of a step, fetched when the next step is under way, so that nothing waits."""
+
+    def __init__(self, job: "Job", writer: Writer, first: int):
+        self._job, self._writer = job, writer
+        self.clock = Clock(job.cfg.batch_size, step=first)
+        self._pending: tuple[int, dict[str, jax.Array], np.ndarray | jax.Array] | None = None
+        self._reasons: collections.Counter[str] = collections.Counter()  # on this host
+        self._new = np.zeros(2, np.int32)  # unusable pairs and all pairs, since the last `keep`
+        self._bad = self._seen = 0  # on all hosts
+
+    def count(self, host: HostBatch) -> None:
+        """Takes note of unusable pairs."""
+        self._reasons += host.bad
+        self._new += (host.bad.total(), len(host.arrays["group"]))
+
+    def keep(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Remembers the metrics of `step` until `flush`."""
+        self._pending = (step, metrics, total(self._new, self._job.prog.mesh))
+        self._new = np.zeros(2, np.int32)
+
+    def flush(self) -> None:
+        """Writes what is remembered.
+
+        Raises:
+            UserError: more than the configured share of the pairs is unusable.
+            Stop: too many steps in a row were not finite.
+        """
+        if self._pending is None:
+            return
+        step, arrays, counts = self._pending
+        self._pending = None
+        values: dict[str, float | int] = {k: v.item() for k, v in jax.device_get(arrays).items()}
+        bad, seen = jax.device_get(counts).tolist()
+        self._bad, self._seen = self._bad + bad, self._seen + seen
+        self._judge()
+        values |= {**self.clock.lap(step), "data/skipped": self._bad}
+        memory = jax.local_devices()[0].memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            values["device/peak_bytes"] = memory["peak_bytes_in_use"]
+        self._writer.write(step, values)
+        self._job.line.update(step, values)
+        if values["skipped_in_row"] >= self._job.cfg.optim.max_skipped:
+            self._job.checkpoints.wait()
+            good = max(self._job.checkpoints.steps(), default=None)
+            kept = f"step {good} is the last checkpoint" if good else "there is no checkpoint yet"
+            raise processes.stop(
+                f"diverged: {values['skipped_in_row']} steps in a row had a non-finite loss "
+                f"(now step {step}); {kept}; lower config.optim.learning_rate",
+                DIVERGED,
+            )
+
+    def _judge(self) -> None:
+        share, most = self._bad / max(self._seen, 1), self._job.cfg.data.max_bad_share
+        if share > most and self._seen >= min(BAD_MINIMUM, self._job.pipeline.size):
+            own = "; ".join(f"{n} x {r}" for r, n in self._reasons.most_common(3))
+            reasons = processes.agree(own, lambda all: "; ".join(filter(None, all[:9])))
+            raise processes.error(
+                f"config.data.train: {100 * share:.1f} % of the pairs are unusable, more than "
+                f"max_bad_share = {100 * most:.1f} % ({reasons}); mend the data or raise it"
+            )

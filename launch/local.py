@@ -1,0 +1,177 @@
+"""Starts `clip_jax train` in several processes, watches them, and ends them together.
+
+Called by local.sh. Process 0 has stdout; what the others say goes to stderr with their number,
+unless another process has said the same. The first process that fails decides the exit
+status; the others get a few seconds to end by themselves.
+"""
+
+import argparse
+import ctypes
+import math
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import IO, NoReturn
+
+GRACE_S = 5.0
+NOISE = "[Gloo] Rank "  # its greetings
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: launch/local.sh: {message}\n")
+
+
+def parse(argv: Sequence[str]) -> tuple[int, int, list[str]]:
+    """(processes, devices of each, flags of train)."""
+    parser = Parser(prog="launch/local.sh", allow_abbrev=False)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--devices_per_process", type=int, default=1)
+    own, flags = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, flags = own[:cut], own[cut + 1 :]
+    args = parser.parse_args(own)
+    for name in ("processes", "devices_per_process"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1 (got {getattr(args, name)})")
+    if not flags:
+        parser.error("nothing to train; give the flags of `clip_jax train` after --")
+    return args.processes, args.devices_per_process, flags
+
+
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(
+    flags: Sequence[str], port: int, processes: int, devices: int, i: int
+) -> subprocess.Popen[str]:
+    """Process `i`, in a group of its own: a Ctrl-C reaches it through `forward` alone."""
+    own = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "CLIP_JAX_COORDINATOR": f"127.0.0.1:{port}",
+        "CLIP_JAX_NUM_PROCESSES": str(processes),
+        "CLIP_JAX_PROCESS_ID": str(i),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if any("_proxy" in name.lower() for name in os.environ):
+        own["no_grpc_proxy"] = "127.0.0.1"  # what stays here passes through none
+    return subprocess.Popen(
+        [sys.executable, "-m", "clip_jax", "train", *flags],
+        env={**os.environ, **own},
+        stdin=subprocess.DEVNULL,
+        stdout=None if i == 0 and sys.stdout.isatty() else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        process_group=0,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Relay:
+    """What the processes say, each line once and with the number of who said it first."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def follow(self, i: int, stream: IO[str], out: IO[str]) -> None:
+        """Passes on the lines of process `i` to `out` until it ends."""
+        for line in stream:
+            if line.startswith(NOISE):
+                continue
+            with self._lock:
+                if self._said.setdefault(line, i) == i:
+                    out.write(f"[{i}] {line}" if i else line)
+                    out.flush()
+
+
+def watch(children: Sequence[subprocess.Popen[str]]) -> int:
+    """Waits for all. Returns 0, or the status of the first that fails, and then ends the rest."""
+    ended: queue.Queue[tuple[int, int]] = queue.Queue()
+
+    def wait(i: int) -> None:
+        code = children[i].wait()
+        ended.put((i, code if code >= 0 else 128 - code))
+
+    for i in range(len(children)):
+        threading.Thread(target=wait, args=(i,), daemon=True).start()
+    codes: list[tuple[int, int]] = []
+    end, killed = math.inf, False
+    while len(codes) < len(children):
+        try:
+            codes.append(ended.get(timeout=0.2))
+            if codes[-1][1]:
+                end = min(end, time.monotonic() + GRACE_S)
+        except queue.Empty:
+            if time.monotonic() > end:
+                killed = True
+                for child in children:
+                    child.kill()
+    i, first = next(((i, code) for i, code in codes if code), (0, 0))
+    if killed or len({code for _, code in codes}) > 1:
+        how = f"was killed by {_name(first)}" if first > 128 else "ended"
+        print(f"process {i} {how} first, with status {first}", file=sys.stderr)
+    return first
+
+
+def _name(status: int) -> str:
+    try:
+        return signal.Signals(status - 128).name
+    except ValueError:
+        return f"signal {status - 128}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the processes and returns the exit status."""
+    processes, devices, flags = parse(argv)
+    port, relay = free_port(), Relay()
+    children = [start(flags, port, processes, devices, i) for i in range(processes)]
+
+    def forward(number: int, frame: object) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, forward)
+    threads = []
+    for i, child in enumerate(children):
+        for stream, out in (
+            (child.stdout, sys.stderr if i else sys.stdout),
+            (child.stderr, sys.stderr),
+        ):
+            if stream is not None:
+                args = (i, stream, out)
+                threads.append(threading.Thread(target=relay.follow, args=args, daemon=True))
+                threads[-1].start()
+    status = watch(children)
+    for thread in threads:
+        thread.join(timeout=1)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
