@@ -13,10 +13,10 @@ from typing import Any
 from clip_jax.config.chips import GIB, Topology
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError
-from clip_jax.models.transformer import REMAT
 from clip_jax.planner import analytic, cache, plan
 from clip_jax.planner.estimate import Estimate, estimate
 
+SEARCHED_REMAT = ("none", "dots", "full")  # not offload: estimates leave its transfers out
 COMPILES = 8  # about ten minutes for a large model on two cores
 SMALLEST = 8  # pairs of a device in a micro-batch; below, the matrix units wait
 MOST_PARTS = 32
@@ -73,7 +73,7 @@ def candidates(cfg: Config, num_devices: int) -> Iterator[Config]:
     parts = [1] if one else [2**k for k in range(MOST_PARTS.bit_length())]
     for fsdp in (n for n in range(1, shards + 1) if shards % n == 0):
         mesh = dataclasses.replace(cfg.mesh, data=shards // fsdp, fsdp=fsdp, tensor=tensor)
-        for remat in REMAT:
+        for remat in SEARCHED_REMAT:
             for a in parts:
                 small = cfg.batch_size < shards * a * SMALLEST and a > 1
                 if small or cfg.batch_size % (shards * a):
