@@ -66,6 +66,8 @@ def test_ties_go_by_key_over_all_parts(model, tmp_path):
         (tmp_path / "in" / key).write_bytes(tiny.png(0, (200, 10, 10)))
         lines.append(f"{key},same")
     (tmp_path / "in" / "captions.csv").write_text("\n".join(lines))
+    # One row a device: equal pictures in unlike rows of a matrix product may differ in a last bit.
+    model = dataclasses.replace(model, batch_size=8)
     for part_size in (4, 100):
         out = str(tmp_path / f"out{part_size}")
         embedding.write(model, tmp_path / "in", out, part_size=part_size)
