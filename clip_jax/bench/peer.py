@@ -1,10 +1,9 @@
 """OpenCLIP beside us in one process, where torch is installed."""
 
 import contextlib
+import functools
 import importlib
 from typing import Any
-
-_KEPT: list[Any] = []  # a torch Library's definitions live as long as it does
 
 
 def open_clip() -> Any:
@@ -13,11 +12,16 @@ def open_clip() -> Any:
     Raises:
         ImportError: it, torch or torchvision is not installed.
     """
+    _operators()
+    return importlib.import_module("open_clip")
+
+
+@functools.cache  # the definitions live as long as the object
+def _operators() -> Any:
+    """The names that torchvision misses beside the CPU build of torch, where its library fails."""
     torch: Any = importlib.import_module("torch")
-    # torchvision's C++ library may be missing beside the CPU build; only these names are missed.
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):
             operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEPT.append(operators)
-    return importlib.import_module("open_clip")
+    return operators

@@ -40,8 +40,8 @@ def from_dict(
 
 
 def _value(x: Any, kind: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return x if isinstance(x, kind) else from_dict(x, kind, where)  # type: ignore[arg-type]
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return x if isinstance(x, kind) else from_dict(x, kind, where)
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
         if not isinstance(x, list | tuple):
