@@ -28,6 +28,7 @@ bash "$root/launch/setup.sh" base
 export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4294967296}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-8589934592}
 export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-268435456}
+export MALLOC_ARENA_MAX=${MALLOC_ARENA_MAX:-1} # the settings above hold for the first arena only
 if [ -z "${JAX_PLATFORMS:-}" ] && ! command -v nvidia-smi >/dev/null &&
   ! compgen -G "/dev/accel*" >/dev/null && ! [ -e /dev/vfio ]; then
   export JAX_PLATFORMS=cpu

@@ -27,7 +27,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Where another Python, with another JAX, numpy and flax, could change something.
-CORE = ("checkpoint", "data", "losses", "sharding")
+CORE = ("checkpoint", "data", "sharding")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ autocast where the dtype is bfloat16.
 import argparse
 import dataclasses
 import importlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -114,17 +115,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--models", default="ViT-B-32", help="presets, with commas")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
-    parser.add_argument("--peer", default="", help="open_clip, by turns in the same process")
+    parser.add_argument("--peer", default="", help="open_clip, by turns, in a process of its own")
     args, overrides = parser.parse_known_args(list(argv))
     if args.peer not in ("", "open_clip"):
         raise UserError(f"--peer: only open_clip is known (got '{args.peer}')")
+    if args.peer:  # room on the card for both
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for name in args.models.split(","):
         cfg = config(name, args.batch_size, overrides)
         run, facts = ours(cfg)
         runs = {"ours": run}
         if args.peer:
             try:
-                runs["open_clip"] = theirs(cfg)
+                runs["open_clip"] = peer.apart(theirs, cfg)
             except ImportError as e:
                 print(f"open_clip not measured: {e}")
         table(cfg, runs, args.steps, facts)

@@ -9,6 +9,7 @@ BENCHES = {
     "tokenizer": "captions per second of the CLIP tokenizer, against open_clip's",
     "step": "training steps: examples per second, memory, compile time; against open_clip's",
     "loss": "memory and time of the losses: gathered, by slices, around a ring, two blocks",
+    "plans": "tables of plans: memory and estimated speed of presets on TPUs that are not here",
     "embed": "photographs per second through Model.embed_images, against open_clip's loop",
 }
 

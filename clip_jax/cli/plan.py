@@ -9,15 +9,7 @@ from collections.abc import Sequence
 
 from clip_jax.cli.use import Parser
 from clip_jax.errors import CHECK_FAILED, DONE, Stop
-
-# What libtpu and jax read at their start: compile without a TPU, look for none, print nothing.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else one process at a time
-}
+from clip_jax.planner import ENVIRONMENT
 
 
 def parser() -> Parser:

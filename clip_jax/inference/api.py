@@ -31,8 +31,9 @@ from clip_jax.tokenizers import Tokenizer
 Image = str | os.PathLike[str] | bytes | np.ndarray
 
 # What image generators take of a text tower: layer, final norm, what fills a row after its end.
-# Stable Diffusion 1 and 2, and SDXL (of both its towers; the second one's pads are zeros).
-GENERATORS = {"sd1": (-1, True, "eos"), "sd2": (-2, True, "zero"), "sdxl": (-2, False, "own")}
+# Stable Diffusion 1 and 2, and SDXL: OpenAI's L-14 padded with ends of text, OpenCLIP's bigG-14
+# with zeros.
+GENERATORS = {"sd1": (-1, True, "eos"), "sd2": (-2, True, "zero"), "sdxl": (-2, False, "sdxl")}
 
 
 @functools.lru_cache(maxsize=16)
@@ -139,10 +140,12 @@ class Model:
         return self._embed(side, lambda part: self._padded(part, pads), texts)
 
     def _padded(self, texts: Sequence[str], pads: str) -> np.ndarray:
-        """int32 (b, t), filled as `pads` says: "own", "eos" or "zero"."""
+        """int32 (b, t), filled as `pads` says: "own", "eos", "zero", or "sdxl": by the tower."""
         ids, text = self.tokenize(texts), self.config.model.text
         if pads == "own":
             return ids
+        if pads == "sdxl":  # QuickGELU tells OpenAI's towers from OpenCLIP's
+            pads = "eos" if text.activation == "quick_gelu" else "zero"
         after = np.cumsum(ids == text.eos_id, axis=1) - (ids == text.eos_id) > 0  # past the first
         return np.where(after, text.eos_id if pads == "eos" else 0, ids).astype(np.int32)
 

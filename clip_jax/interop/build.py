@@ -1,5 +1,6 @@
 """From a found model to its parameters, each leaf made where it will live."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -22,17 +23,17 @@ def build(foreign: Foreign, mesh: Mesh) -> tuple[dict[str, Any], dict[str, Any]]
     Raises:
         UserError: tensors are missing, too many, of another shape, or cannot be read.
     """
-    shapes = model_shapes(foreign.stored)
-    stored = {p: x.shape for p, x in shapes.items()}
-    table.check(foreign.tensors, table.expected(foreign.rules, stored), foreign.optional)
-    final = model_shapes(foreign.config)
-    where = shardings(final, mesh)
-    out = {}
-    for path, leaf in table.read_leaves(foreign.rules, foreign.tensors, stored):
-        if leaf.shape != final[path].shape:
-            leaf = resized(path, leaf, foreign.stored, foreign.config)
-        out[path] = jax.device_put(leaf, where[path])
-    foreign.tensors.close()
+    with contextlib.closing(foreign.tensors):
+        shapes = model_shapes(foreign.stored)
+        stored = {p: x.shape for p, x in shapes.items()}
+        table.check(foreign.tensors, table.expected(foreign.rules, stored), foreign.optional)
+        final = model_shapes(foreign.config)
+        where = shardings(final, mesh)
+        out = {}
+        for path, leaf in table.read_leaves(foreign.rules, foreign.tensors, stored):
+            if leaf.shape != final[path].shape:
+                leaf = resized(path, leaf, foreign.stored, foreign.config)
+            out[path] = jax.device_put(leaf, where[path])
     return split(out)
 
 

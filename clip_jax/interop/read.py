@@ -83,9 +83,17 @@ def read(source: str, config: ModelConfig | str | None = None) -> Foreign:
         UserError: nothing usable is there, or it contradicts `config`.
     """
     given = preset(config) if isinstance(config, str) else config
-    path = hub.download(source) if source.startswith(hub.PREFIX) else source
+    path = hub.download(source, WEIGHTS) if source.startswith(hub.PREFIX) else source
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     tensors = open_tensors(_weights(path) if os.path.isdir(path) else path)
+    try:
+        return _described(source, folder, tensors, given)
+    except BaseException:
+        tensors.close()
+        raise
+
+
+def _described(source: str, folder: str, tensors: Tensors, given: ModelConfig | None) -> Foreign:
     family = _family(tensors)
     own, tokenizer = _own_config(tensors, folder, family)
     if own is None and given is None:

@@ -6,6 +6,8 @@ from clip_jax.config.schema import LossConfig, MeshConfig
 from clip_jax.losses import build, chosen
 from clip_jax.sharding.mesh import make_mesh
 
+pytestmark = pytest.mark.core
+
 
 @pytest.mark.parametrize(
     ("batch_size", "negatives", "kind"),

@@ -2,8 +2,11 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from clip_jax.losses.sigmoid import sigmoid_loss
+
+pytestmark = pytest.mark.core
 
 
 def test_perfect_embeddings_reach_its_floor():

@@ -1,0 +1,111 @@
+"""Tables of plans: memory and estimated speed of presets on TPU topologies. Needs libtpu, no TPU.
+
+    clip_jax bench plans --models=ViT-B-16,ViT-L-14 --topologies=v5e:16x16,v6e:16x16
+    clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_chip=128
+
+With a global batch: the fastest mesh, remat and number of micro-batches by shapes that the compiler
+then finds room for. With --per_chip: all chips on the axis data, remat full, and what a chip sends.
+Compiled results are kept, as those of `clip_jax plan`.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clip_jax.config.chips import GIB, Topology, parse_topology
+from clip_jax.config.load import load
+from clip_jax.config.schema import Config, MeshConfig
+from clip_jax.errors import DONE
+from clip_jax.planner import ENVIRONMENT
+
+if TYPE_CHECKING:  # jax comes with it, and reads the environment that main sets
+    from clip_jax.planner.plan import Plan
+
+MODELS = ("ViT-B-16", "ViT-L-14", "ViT-bigG-14", "ViT-H-14", "ViT-SO400M-14-SigLIP")
+TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
+# The compiler needs more than shapes tell; what is near the limit is not worth the minutes.
+HEADROOM = 1.4
+TRIES = 4
+FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a chip | s a step | MFU |"
+GROWTH = "| model | topology | chips | pairs | GiB a chip | MiB sent: gradients | MiB sent: all |"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints a row as soon as it is known."""
+    names = lambda text: tuple(text.split(","))  # noqa: E731
+    parser = argparse.ArgumentParser("clip_jax bench plans", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--models", type=names, default=MODELS)
+    parser.add_argument("--topologies", type=names, default=TOPOLOGIES)
+    parser.add_argument("--batch_size", type=int, default=32_768, help="pairs of all devices")
+    parser.add_argument("--per_chip", type=int, default=0, help="pairs of a device instead")
+    parser.add_argument("--cache", default="", help="folder of compiled results")
+    args = parser.parse_args(argv)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+    from clip_jax.planner import cache
+
+    where = args.cache or cache.folder()
+    head = GROWTH if args.per_chip else FITS
+    print(head, "|---" * (head.count("|") - 1) + "|", sep="\n", flush=True)
+    for model in args.models:
+        for topology in map(parse_topology, args.topologies):
+            batch = args.per_chip * topology.num_devices or args.batch_size
+            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16")
+            cfg = load(f"clip:{model}", flags, needs_data=False)
+            if args.per_chip:
+                print(growth_row(spread(cfg, topology, where)), flush=True)
+                continue
+            found = first_fit(cfg, topology, where)
+            print(row(found) if found else f"| {model} | {topology.name} | none fits |", flush=True)
+    return DONE
+
+
+def first_fit(cfg: Config, topology: Topology, where: str) -> "Plan | None":
+    """The plan that shapes alone put first among those that fit; None after TRIES."""
+    from clip_jax.planner import analytic, plan, search
+
+    flops = analytic.model_flops(cfg)
+    every = search.candidates(cfg, topology.num_devices)
+    guesses = [search.guess(c, topology, flops) for c in every]
+    fitting = [g for g in guesses if HEADROOM * g.least < topology.device_usable]
+    for g in sorted(fitting, key=lambda g: (g.estimate.seconds, g.least))[:TRIES]:
+        print(f"{cfg.name} on {topology.name}: {g.name}", file=sys.stderr, flush=True)
+        found = plan.make(g.cfg, topology, where)
+        if found.fits:
+            return found
+    return None
+
+
+def spread(cfg: Config, topology: Topology, where: str) -> "Plan":
+    """The plan with every chip on the axis data."""
+    from clip_jax.planner import plan
+
+    model = dataclasses.replace(cfg.model, remat="full")
+    return plan.make(dataclasses.replace(cfg, model=model, mesh=MeshConfig()), topology, where)
+
+
+def row(found: "Plan") -> str:
+    """A line under FITS."""
+    mesh, c, e = found.mesh, found.cfg, found.estimate
+    assert e is not None
+    return (
+        f"| {c.name} | {found.topology.name} | {mesh['data']} x {mesh['fsdp']} | {c.model.remat} "
+        f"| {c.num_microbatches} | {found.needed / GIB:.2f} of {found.usable / GIB:.2f} "
+        f"| {e.seconds:.2f} | {100 * e.mfu:.0f} % |"
+    )
+
+
+def growth_row(found: "Plan") -> str:
+    """A line under GROWTH."""
+    sent = {c: c.sent / 2**20 for c in found.measure.collectives}
+    gradients = sum(v for c, v in sent.items() if c.kind in ("all-reduce", "reduce-scatter"))
+    return (
+        f"| {found.cfg.name} | {found.topology.name} | {found.topology.num_chips:,} "
+        f"| {found.cfg.batch_size:,} | {found.needed / GIB:.2f} | {gradients:,.0f} "
+        f"| {sum(sent.values()):,.0f} |"
+    )

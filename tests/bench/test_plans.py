@@ -1,0 +1,68 @@
+"""The tables of plans: which plan is taken, and that a row says what the plan says."""
+
+import dataclasses
+
+import pytest
+
+import tiny
+from clip_jax.bench import plans as bench
+from clip_jax.config.chips import parse_topology
+from clip_jax.planner import plan
+from clip_jax.planner.compile import Measure
+from clip_jax.planner.counts import Collective
+from clip_jax.planner.estimate import estimate
+
+POD = parse_topology("v5e:4x4")
+CFG = tiny.config("nowhere", batch_size=2048)
+MIB, GIB = 2**20, 2**30
+
+
+def made(cfg, gib):
+    """A plan that needs so much memory."""
+    mesh = {"data": cfg.mesh.data, "fsdp": cfg.mesh.fsdp, "tensor": 1}
+    over = max(0.0, gib * GIB - POD.device_usable)
+    sent = (
+        Collective("all-reduce", "data", 3, 100.0 * MIB, 16),
+        Collective("all-gather", "data", 1, 7.0 * MIB, 16),
+    )
+    m = Measure(0.0, 0.0, 0.0, 1e15, seconds=1.0, over=over, collectives=sent)
+    if over:
+        return plan.Plan(cfg, POD, mesh, m, 0.0, 1e15, None)
+    m = dataclasses.replace(m, arguments=gib * GIB)
+    return plan.Plan(cfg, POD, mesh, m, 0.0, 1e15, estimate(m, POD, mesh, 2048, 1e15))
+
+
+def test_the_first_that_the_compiler_finds_room_for(monkeypatch):
+    asked = []
+
+    def make(cfg, topology, where):
+        asked.append((cfg.mesh.fsdp, cfg.model.remat, cfg.num_microbatches))
+        return made(cfg, 20 if len(asked) < 3 else 12)
+
+    monkeypatch.setattr(plan, "make", make)
+    found = bench.first_fit(CFG, POD, "")
+    assert len(set(asked)) == 3
+    assert asked[2] == (found.mesh["fsdp"], found.cfg.model.remat, found.cfg.num_microbatches)
+    monkeypatch.setattr(plan, "make", lambda cfg, *_: made(cfg, 20))
+    assert bench.first_fit(CFG, POD, "") is None
+
+
+def test_rows():
+    found = made(dataclasses.replace(CFG, mesh=dataclasses.replace(CFG.mesh, data=16)), 12)
+    cells = [x.strip() for x in bench.row(found).split("|")]
+    assert cells[1:7] == ["tiny", "v5e:4x4", "16 x 1", "none", "1", "12.00 of 15.75"]
+    assert cells[8] == f"{100 * found.estimate.mfu:.0f} %"
+    assert len(cells) == bench.FITS.count("|") + 1
+    cells = [x.strip() for x in bench.growth_row(found).split("|")]
+    assert cells[1:-1] == ["tiny", "v5e:4x4", "16", "2,048", "12.00", "100", "107"]
+    assert len(cells) == bench.GROWTH.count("|") + 1
+
+
+def test_it_needs_the_compiler_for_tpus(monkeypatch, tmp_path):
+    from clip_jax.errors import UserError
+    from clip_jax.planner import compile as compiler
+
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="the TPU compiler is not installed"):
+        bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2", "--per_chip=8",
+                    f"--cache={tmp_path}"])  # fmt: skip
