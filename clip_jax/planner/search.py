@@ -17,7 +17,7 @@ from clip_jax.planner import analytic, cache, plan
 from clip_jax.planner.estimate import Estimate, estimate
 
 SEARCHED_REMAT = ("none", "dots", "full")  # not offload: estimates leave its transfers out
-COMPILES = 8  # about ten minutes for a large model on two cores
+COMPILES = 5  # a quarter of an hour for a large model on two cores
 SMALLEST = 8  # pairs of a device in a micro-batch; below, the matrix units wait
 MOST_PARTS = 32
 

@@ -118,17 +118,38 @@ FORMATS = {
 }
 
 
+def names(format_, cfg):
+    """The tensors' names; None where the format has no such model."""
+    try:
+        return tuple(r.theirs for r in FORMATS[format_][0](small(cfg)))
+    except UserError:
+        return None
+
+
 def families():
     """(format, preset) for one preset of each kind that differs in more than numbers."""
     seen = {}
     for name, cfg in MODELS.items():
-        for format_, (rules, _) in FORMATS.items():
-            try:
-                key = (format_, tuple(r.theirs for r in rules(small(cfg))), cfg.text.activation)
-            except UserError:
-                continue
-            seen.setdefault(key, (format_, name))
+        for format_ in FORMATS:
+            if found := names(format_, cfg):
+                seen.setdefault((format_, found, cfg.text.activation), (format_, name))
     return list(seen.values())
+
+
+def test_which_presets_a_format_has():
+    has = {f: {n for n, cfg in MODELS.items() if names(f, cfg)} for f in FORMATS}
+    assert has["open_clip"] == set(MODELS)
+    assert has["big_vision"] == {n for n in MODELS if "SigLIP" in n}
+    # transformers has no batch norm, no layer scale, not CLIPA's pools nor these text towers
+    lacking = (
+        "RN",
+        "ViT-M-16-alt",
+        "CLIPA",
+        "H-14-worldwide",
+        "bigG-14-worldwide",
+        "SO400M-16-SigLIP-i18n",
+    )
+    assert has["hf"] == {n for n in MODELS if not any(x in n for x in lacking)}
 
 
 @pytest.mark.parametrize(("to", "name"), families())
