@@ -7,6 +7,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+from clip_jax.errors import UserError
+
 
 def open_clip() -> Any:
     """The module.
@@ -40,29 +42,42 @@ def apart(make: Callable[..., Callable[[], float]], *args: Any) -> Callable[[], 
 
     Raises:
         ImportError: `make` raised it.
+        UserError: anything else went wrong over there.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=_serve, args=(there, make, args), daemon=True).start()
     there.close()  # so that its end is seen here
-    if missing := here.recv():
-        raise ImportError(missing)
+
+    def answer() -> float:
+        try:
+            kind, value = here.recv()
+        except EOFError:
+            kind, value = "error", "its process ended"
+        if kind == "error":
+            raise UserError(f"bench: the peer failed ({value})")
+        if kind == "missing":
+            raise ImportError(value)
+        return value
 
     def run() -> float:
         here.send(None)
-        return here.recv()
+        return answer()
 
+    answer()
     return run
 
 
 def _serve(pipe: Any, make: Callable[..., Callable[[], float]], args: tuple[Any, ...]) -> None:
     try:
         run = make(*args)
-    except ImportError as e:
-        pipe.send(str(e))
-        return
-    pipe.send("")
-    with contextlib.suppress(EOFError):  # the other process ended
+        pipe.send(("ready", 0.0))
         while True:
             pipe.recv()
-            pipe.send(run())
+            pipe.send(("done", run()))
+    except EOFError:  # the other process ended
+        return
+    except ImportError as e:
+        pipe.send(("missing", str(e)))
+    except Exception as e:
+        pipe.send(("error", " ".join(f"{type(e).__name__}: {e}".split())[:300]))

@@ -1,11 +1,12 @@
 """Tables of plans: memory and estimated speed of presets on TPU topologies. Needs libtpu, no TPU.
 
     clip_jax bench plans --models=ViT-B-16,ViT-L-14 --topologies=v5e:16x16,v6e:16x16
-    clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_chip=128
+    clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_device=128
 
 With a global batch: the fastest mesh, remat and number of micro-batches by shapes that the compiler
-then finds room for. With --per_chip: all chips on the axis data, remat full, and what a chip sends.
-Compiled results are kept, as those of `clip_jax plan`.
+then finds room for. With --per_device: all devices on the axis data, remat full, and what a device
+sends; reductions are those of the gradients and of the loss. Compiled results are kept, as those of
+`clip_jax plan`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from clip_jax.config.chips import GIB, Topology, parse_topology
 from clip_jax.config.load import load
 from clip_jax.config.schema import Config, MeshConfig
-from clip_jax.errors import DONE
+from clip_jax.errors import DONE, UserError
 from clip_jax.planner import ENVIRONMENT
 
 if TYPE_CHECKING:  # jax comes with it, and reads the environment that main sets
@@ -29,8 +30,8 @@ TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
 # The compiler needs more than shapes tell; what is near the limit is not worth the minutes.
 HEADROOM = 1.4
 TRIES = 4
-FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a chip | s a step | MFU |"
-GROWTH = "| model | topology | chips | pairs | GiB a chip | MiB sent: gradients | MiB sent: all |"
+FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a device | s a step | MFU |"
+GROWTH = "| model | topology | chips | pairs | GiB a device | MiB sent, reductions | MiB sent |"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,32 +42,41 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--models", type=names, default=MODELS)
     parser.add_argument("--topologies", type=names, default=TOPOLOGIES)
     parser.add_argument("--batch_size", type=int, default=32_768, help="pairs of all devices")
-    parser.add_argument("--per_chip", type=int, default=0, help="pairs of a device instead")
+    parser.add_argument("--per_device", type=int, default=0, help="pairs of a device instead")
     parser.add_argument("--cache", default="", help="folder of compiled results")
     args = parser.parse_args(argv)
+    topologies = [parse_topology(t) for t in args.topologies]
+    for topology in topologies:
+        if topology.is_gpu:
+            raise UserError(
+                f"bench plans: --topologies: only TPU programs can be compiled here (got "
+                f"{topology.name}); clip_jax plan estimates for GPUs"
+            )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
     from clip_jax.planner import cache
 
     where = args.cache or cache.folder()
-    head = GROWTH if args.per_chip else FITS
+    head = GROWTH if args.per_device else FITS
     print(head, "|---" * (head.count("|") - 1) + "|", sep="\n", flush=True)
     for model in args.models:
-        for topology in map(parse_topology, args.topologies):
-            batch = args.per_chip * topology.num_devices or args.batch_size
+        for topology in topologies:
+            batch = args.per_device * topology.num_devices or args.batch_size
             flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16")
             cfg = load(f"clip:{model}", flags, needs_data=False)
-            if args.per_chip:
+            if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)
                 continue
             found = first_fit(cfg, topology, where)
-            print(row(found) if found else f"| {model} | {topology.name} | none fits |", flush=True)
+            nothing = f"| {model} | {topology.name} | nothing that was tried fits |"
+            print(row(found) if found else nothing, flush=True)
     return DONE
 
 
 def first_fit(cfg: Config, topology: Topology, where: str) -> "Plan | None":
-    """The plan that shapes alone put first among those that fit; None after TRIES."""
+    """The plan that shapes alone put first among those that fit; None after TRIES, or if shapes
+    leave none with HEADROOM."""
     from clip_jax.planner import analytic, plan, search
 
     flops = analytic.model_flops(cfg)
@@ -82,7 +92,7 @@ def first_fit(cfg: Config, topology: Topology, where: str) -> "Plan | None":
 
 
 def spread(cfg: Config, topology: Topology, where: str) -> "Plan":
-    """The plan with every chip on the axis data."""
+    """The plan with every device on the axis data."""
     from clip_jax.planner import plan
 
     model = dataclasses.replace(cfg.model, remat="full")
@@ -103,9 +113,9 @@ def row(found: "Plan") -> str:
 def growth_row(found: "Plan") -> str:
     """A line under GROWTH."""
     sent = {c: c.sent / 2**20 for c in found.measure.collectives}
-    gradients = sum(v for c, v in sent.items() if c.kind in ("all-reduce", "reduce-scatter"))
+    reductions = sum(v for c, v in sent.items() if c.kind in ("all-reduce", "reduce-scatter"))
     return (
         f"| {found.cfg.name} | {found.topology.name} | {found.topology.num_chips:,} "
-        f"| {found.cfg.batch_size:,} | {found.needed / GIB:.2f} | {gradients:,.0f} "
+        f"| {found.cfg.batch_size:,} | {found.needed / GIB:.2f} | {reductions:,.0f} "
         f"| {sum(sent.values()):,.0f} |"
     )

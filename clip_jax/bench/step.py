@@ -1,6 +1,7 @@
-"""Training steps: examples per second, share of the machine's peak, memory, compile time.
+"""Training steps: examples and FLOPs per second, memory, compile time.
 
-    clip_jax bench step --models=ViT-B-32 --batch_size=32 [--dtype=bfloat16] [--peer=open_clip]
+    clip_jax bench step --models=ViT-B-32 --batch_size=32 [--config.model.dtype=bfloat16]
+        [--peer=open_clip]
 
 The step is that of training (towers, loss, AdamW, metrics) on random pixels and ids. The peer is
 OpenCLIP's model, loss and torch's AdamW, by turns with ours; on a GPU with torch.compile, and with
@@ -8,7 +9,6 @@ autocast where the dtype is bfloat16.
 """
 
 import argparse
-import dataclasses
 import importlib
 import os
 import statistics
@@ -24,7 +24,7 @@ from clip_jax.config.load import load
 from clip_jax.config.schema import Config
 from clip_jax.data.feed import put
 from clip_jax.errors import DONE, UserError
-from clip_jax.metrics import flops
+from clip_jax.planner import analytic
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train import program
 from clip_jax.train.state import init_state
@@ -66,15 +66,6 @@ def ours(cfg: Config) -> tuple[Callable[[], Any], list[str]]:
         return float(metrics["loss"])
 
     return run, [f"compiled in {seconds:.1f} s", program.memory_line(execute)]
-
-
-def model_flops(cfg: Config) -> float:
-    """FLOPs of a step as the model asks for them: forward and backward, nothing recomputed."""
-    plain = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, remat="none"))
-    plain = dataclasses.replace(plain, num_microbatches=1)
-    prog = program.build(plain, make_mesh(plain.mesh))
-    with jax.set_mesh(prog.mesh):
-        return flops.count(prog.step, prog.abstract, prog.batch)
 
 
 def theirs(cfg: Config) -> Callable[[], Any]:
@@ -144,7 +135,7 @@ def table(cfg: Config, runs: dict[str, Callable[[], Any]], steps: int, facts: li
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-    total, device = model_flops(cfg), jax.devices()[0]
+    total, device = analytic.model_flops(cfg), jax.devices()[0]
     print(
         f"{cfg.name}, batch {cfg.batch_size}, {cfg.model.dtype}, remat {cfg.model.remat}, "
         f"{jax.device_count()} x {device.device_kind}: {total / 1e12:.2f} TFLOP a step; "

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from clip_jax.errors import UserError
 
 PREFIX = "hf-hub:"
-PATTERNS = ("*.json", "*.safetensors", "merges.txt", "spiece.model", "open_clip_pytorch_model.bin")
+PATTERNS = ("*.json", "*.safetensors", "merges.txt", "spiece.model", "*pytorch_model.bin")
 PARTS = "model.safetensors.index.json"  # names the files of weights in several parts
 
 

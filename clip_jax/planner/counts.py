@@ -141,8 +141,8 @@ def _read(program: Program, i: Instruction, here: Computation) -> float:
             continue
         if inner is not None and number in inner.parameters:
             total += min(size, _used(program, inner, inner.parameters[number]))
-        elif i.opcode in SLICES and number == 0:
-            total += min(size, sum(a.bytes for a in i.arrays))
+        elif i.opcode.removesuffix("-start") in SLICES and number == 0:
+            total += min(size, sum(a.bytes for a in _filled(i)))
         elif not (i.opcode in ("dynamic-update-slice", "scatter") and number == 0):
             total += size
     return total
@@ -172,7 +172,15 @@ def _written(program: Program, i: Instruction, here: Computation) -> float:
     inner = program.computations.get(called(i, "calls")) if i.opcode == "fusion" else None
     if inner is not None:
         return _result(inner, inner.root, i.arrays)
-    return _result(here, i, i.arrays)
+    return _result(here, i, _filled(i))
+
+
+def _filled(i: Instruction) -> tuple[Array, ...]:
+    """The arrays of a result; of an asynchronous start (result, operand, context) for a copy, and
+    (operand, result, context) for all else, the one that will be written."""
+    if not i.opcode.endswith("-start"):
+        return i.arrays
+    return i.arrays[:1] if i.opcode == "copy-start" else i.arrays[1:2] or i.arrays
 
 
 def _result(here: Computation, i: Instruction, arrays: tuple[Array, ...]) -> float:
@@ -185,8 +193,6 @@ def _result(here: Computation, i: Instruction, arrays: tuple[Array, ...]) -> flo
         return min(size, _result(here, here.by_name[i.operands[0]], arrays))
     if i.opcode == "dynamic-update-slice" and (update := here.by_name.get(i.operands[1])):
         return min(size, sum(a.bytes for a in update.arrays))
-    if i.opcode.endswith("-start"):  # (operand, result, ...): the operand is not written
-        return sum(a.bytes for a in arrays[1:2] if a.space == 0) if len(arrays) > 1 else size
     return size
 
 

@@ -93,20 +93,21 @@ def make(
 def advice(plan: Plan) -> str:
     """The options that save memory, those not yet used first."""
     cfg, m = plan.cfg, plan.measure
-    state, shards = m.parameters + m.optimizer, plan.mesh["data"] * plan.mesh["fsdp"]
-    options = []
-    if state > plan.usable / 4 and plan.mesh["data"] > 1:
-        options.append(f"--config.mesh.fsdp={min(2 * plan.mesh['fsdp'], shards)}")
+    fsdp, shards = plan.mesh["fsdp"], plan.mesh["data"] * plan.mesh["fsdp"]
+    wider = next((n for n in range(fsdp + 1, shards + 1) if shards % n == 0), 0)
+    share = [f"--config.mesh.data={shards // wider} --config.mesh.fsdp={wider}"] if wider else []
+    options = share if m.parameters + m.optimizer > plan.usable / 4 else []
     if cfg.model.dtype == "float32":
-        options.append("--config.model.dtype=bfloat16")
+        options = [*options, "--config.model.dtype=bfloat16"]
     if cfg.model.remat != "full":
-        options.append("--config.model.remat=full")
+        options = [*options, "--config.model.remat=full"]
     parts = 2 * cfg.num_microbatches
     if cfg.batch_size % (shards * parts) == 0 and cfg.model.image.kind != "resnet":
-        options.append(f"--config.num_microbatches={parts}")
-    if not options and plan.mesh["data"] > 1:
-        options.append(f"--config.mesh.fsdp={min(2 * plan.mesh['fsdp'], shards)}")
-    options.append("a larger topology" if not options else "--search")
+        options = [*options, f"--config.num_microbatches={parts}"]
+    options = options or share
+    if options and not plan.topology.is_gpu:
+        options = [*options, "--search"]
+    options = options or ["a larger topology"]
     return f"try {' or '.join(options[:3])}"
 
 
@@ -238,6 +239,8 @@ def _unused(plan: Plan) -> str:
 
 
 def _verdict(plan: Plan) -> str:
+    if plan.fits is False and plan.needed <= plan.usable:  # the compiler gave up without a number
+        return f"no, more than the {plan.usable / GIB:.2f} GiB a device"
     needed = f"{plan.needed / GIB:.2f} of {plan.usable / GIB:.2f} GiB a device"
     if plan.fits is None:
         return f"not known; at least {needed} are needed"

@@ -154,7 +154,8 @@ def choose(
         if not found.fits or not found.estimate:
             failed.append(g)
             over = found.needed - found.usable
-            fallen.append((g.name, f"does not fit, by {over / GIB:.2f} GiB a device (compiled)"))
+            by = f", by {over / GIB:.2f} GiB a device" if over > 0 else ""
+            fallen.append((g.name, f"does not fit{by} (compiled)"))
             continue
         plans.append((found, g))
         work = found.estimate.seconds - found.estimate.interconnect

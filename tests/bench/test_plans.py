@@ -7,6 +7,7 @@ import pytest
 import tiny
 from clip_jax.bench import plans as bench
 from clip_jax.config.chips import parse_topology
+from clip_jax.errors import UserError
 from clip_jax.planner import plan
 from clip_jax.planner.compile import Measure
 from clip_jax.planner.counts import Collective
@@ -58,11 +59,15 @@ def test_rows():
     assert len(cells) == bench.GROWTH.count("|") + 1
 
 
+def test_gpus_are_refused():
+    with pytest.raises(UserError, match="only TPU programs can be compiled here .got H100:8"):
+        bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2,H100:8"])
+
+
 def test_it_needs_the_compiler_for_tpus(monkeypatch, tmp_path):
-    from clip_jax.errors import UserError
     from clip_jax.planner import compile as compiler
 
     monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="the TPU compiler is not installed"):
-        bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2", "--per_chip=8",
+        bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2", "--per_device=8",
                     f"--cache={tmp_path}"])  # fmt: skip

@@ -24,9 +24,3 @@ def test_it_prints_the_program_and_a_line(capsys):
 def test_other_peers_are_refused():
     with pytest.raises(UserError, match="--peer: only open_clip"):
         bench.main(["--peer=big_vision"])
-
-
-def test_what_is_recomputed_is_not_counted():
-    cfg = bench.config("ViT-B-32", 4, SMALL)
-    full = bench.config("ViT-B-32", 4, [*SMALL, "--config.model.remat=full"])
-    assert bench.model_flops(full) == bench.model_flops(cfg)

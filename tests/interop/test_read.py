@@ -137,10 +137,26 @@ def test_the_hub_without_network(monkeypatch):
     assert "hf download openai/clip-vit-base-patch32" in text
 
 
-def test_one_set_of_weights_is_fetched(monkeypatch):
+@pytest.mark.parametrize(
+    ("there", "kept"),
+    [
+        (
+            ["open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin",
+             "pytorch_model.bin", "tf_model.h5", "merges.txt"],
+            ["model.safetensors", "merges.txt"],
+        ),
+        (["config.json", "pytorch_model.bin"], ["config.json", "pytorch_model.bin"]),
+        (
+            [read.hub.PARTS, "model-00001-of-00002.safetensors",
+             "model-00002-of-00002.safetensors", "pytorch_model.bin"],
+            [read.hub.PARTS, "model-00001-of-00002.safetensors",
+             "model-00002-of-00002.safetensors"],
+        ),
+        (["README.md"], []),
+    ],
+)  # fmt: skip
+def test_one_set_of_weights_is_fetched(monkeypatch, there, kept):
     hub = pytest.importorskip("huggingface_hub")
-    there = ["open_clip_config.json", "open_clip_model.safetensors", "model.safetensors",
-             "open_clip_pytorch_model.bin", "pytorch_model.bin", "merges.txt"]  # fmt: skip
     asked = {}
 
     def fetch(name, **settings):
@@ -150,16 +166,14 @@ def test_one_set_of_weights_is_fetched(monkeypatch):
     monkeypatch.setattr(hub.HfApi, "list_repo_files", lambda self, name: there)
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     assert "cannot be had (enough)" in told("hf-hub:laion/some")
-    kept = [
-        n for n in there
+    assert asked["name"] == "laion/some"
+    got = [
+        n
+        for n in there
         if any(fnmatch.fnmatch(n, p) for p in asked["allow_patterns"])
         and n not in asked["ignore_patterns"]
-    ]  # fmt: skip
-    assert kept == ["open_clip_config.json", "model.safetensors", "merges.txt"]
-    there[:] = [read.hub.PARTS, "model-00001-of-00002.safetensors",
-                "model-00002-of-00002.safetensors", "pytorch_model.bin"]  # fmt: skip
-    assert read.hub.spare(there, read.WEIGHTS) == ["pytorch_model.bin"]
-    assert read.hub.spare(["README.md"], read.WEIGHTS) == []
+    ]
+    assert got == kept
 
 
 def test_merges_inside_a_tokenizer_json(tmp_path):

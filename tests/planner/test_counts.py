@@ -168,6 +168,27 @@ def test_updates_in_place_write_what_they_change():
     assert counts.memory_traffic(hlo.parse(text)) == broadcast + row + (512 + 4) + 512
 
 
+HBM, CHIP = "f32[8,128]{1,0:T(8,128)}", "f32[8,128]{1,0:T(8,128)S(1)}"
+PART = "f32[2,128]{1,0:T(8,128)S(1)}"
+
+
+@pytest.mark.parametrize(
+    ("line", "moved"),
+    [
+        (f"({CHIP}, {HBM}, u32[]{{:S(2)}}) copy-start(%p)", 4096),  # read once
+        (f"({HBM}, {CHIP}, u32[]{{:S(2)}}) copy-start(%chip)", 4096),  # written once
+        (f"(({HBM}), {PART}, s32[]{{:S(2)}}) slice-start(%p), slice={{[0:2], [0:128]}}", 1024),
+    ],
+)
+def test_asynchronous_copies_count_where_they_touch_the_memory(line, moved):
+    chip = f"%chip = {CHIP} broadcast(%z), dimensions={{}}"
+    zero = "%z = f32[]{:T(128)S(6)} constant(0)"
+    start = f"%s = {line}"
+    kind = line.split("-start")[0].split()[-1]
+    end = f"ROOT %d = f32[8,128]{{1,0}} {kind}-done(%s)"
+    assert counts.memory_traffic(hlo.parse(entry(zero, chip, start, end))) == moved
+
+
 def test_a_loop_without_a_constant_runs_once():
     program = hlo.parse(
         """HloModule m

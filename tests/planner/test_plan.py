@@ -182,10 +182,23 @@ def test_what_to_try(tmp_path):
     mesh = {"data": 4, "fsdp": 1, "tensor": 1}
     large = compiler.Measure(8 * GIB, 16 * GIB, 0.0, 1.0, seconds=1.0, over=1.0)
     p = plan.Plan(cfg, parse_topology("v5e:2x2"), mesh, large, 0.0, 1.0, None)
-    assert plan.advice(p) == "try --config.mesh.fsdp=2 or --config.num_microbatches=2 or --search"
+    wider = "--config.mesh.data=2 --config.mesh.fsdp=2"
+    assert plan.advice(p) == f"try {wider} or --config.num_microbatches=2 or --search"
+    odd = dataclasses.replace(p, mesh={"data": 3, "fsdp": 3, "tensor": 1})
+    assert plan.advice(odd).startswith("try --config.mesh.data=1 --config.mesh.fsdp=9 or ")
+    gpus = dataclasses.replace(p, topology=parse_topology("H100:4"))
+    assert plan.advice(gpus) == f"try {wider} or --config.num_microbatches=2"
     small = dataclasses.replace(cfg, batch_size=1)
     one = dataclasses.replace(p, cfg=small, mesh={**mesh, "data": 1})
     assert plan.advice(one) == "try a larger topology"
+
+
+def test_a_compiler_that_gives_up_without_a_number(tmp_path):
+    """Then nothing says that more memory is there than is needed."""
+    mesh = {"data": 4, "fsdp": 1, "tensor": 1}
+    m = compiler.Measure(1.0, 2.0, 0.0, 1.0, seconds=1.0)
+    p = plan.Plan(tiny.config(tmp_path), parse_topology("v5e:2x2"), mesh, m, 3.0, 1.0, None)
+    assert "fits: no, more than the 15.75 GiB a device" in plan.text(p, 1.0, None)
 
 
 @pytest.mark.slow

@@ -1,0 +1,26 @@
+"""Peers that tests of bench/peer.py start in a process of their own."""
+
+import os
+
+
+def counting(start):
+    """Each call gives the next number, and which process gave it."""
+    held = [start]
+
+    def run():
+        held[0] += 1
+        return held[0], os.getpid()
+
+    return run
+
+
+def absent():
+    raise ImportError("no such package")
+
+
+def broken():
+    raise ValueError("no such\nmodel")
+
+
+def dying():
+    return lambda: os._exit(1)
