@@ -49,8 +49,9 @@ def _times(name: str, params: dict[str, Any]) -> int:
     """How often the body of an equation runs, over all devices."""
     if name == "scan":
         return params["length"]
-    if name == "shard_map":  # its body sees one part along these axes
-        return math.prod(params["mesh"].shape[a] for a in params["manual_axes"])
+    if name == "shard_map":  # its body sees one part along these axes; JAX renamed them once
+        axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
+        return math.prod(params["mesh"].shape[a] for a in axes)
     return 1
 
 

@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh
 from clip_jax import losses
 from clip_jax.config.schema import Config, MeshConfig
 from clip_jax.metrics.flops import count_jaxpr, inner_jaxprs
+from clip_jax.models.vit import grid
 from clip_jax.planner.compile import Measure, device_bytes
 from clip_jax.planner.counts import Collective
 from clip_jax.sharding.mesh import AXES, batch_sharding, make_mesh, mesh_shape
@@ -30,8 +31,8 @@ class Traced:
 
     Attributes:
         flops: of matrix products and convolutions.
-        saved: bytes of the activations that loops over layers keep for the backward pass, of one
-            micro-batch.
+        saved: bytes of the activations that loops over layers keep on the device for the backward
+            pass, of one micro-batch.
         params, opt_state, batch: shapes.
     """
 
@@ -62,21 +63,24 @@ def traced(cfg: Config) -> Traced:
     prog = program.build(dataclasses.replace(cfg, mesh=ONE), make_mesh(ONE, jax.devices()[:1]))
     jaxpr = prog.trace().jaxpr.jaxpr
     state = prog.abstract
+    stacked = frozenset(x.shape for x in jax.tree.leaves(state.params))
+    pairs = cfg.batch_size // cfg.num_microbatches
     return Traced(
         count_jaxpr(jaxpr),
-        _saved(jaxpr, cfg.batch_size // cfg.num_microbatches),
+        0.0 if cfg.model.remat == "offload" else _saved(jaxpr, pairs, stacked),
         (state.params, state.stats),
         state.opt_state,
         prog.batch,
     )
 
 
-def _saved(jaxpr: Any, pairs: int) -> float:
+def _saved(jaxpr: Any, pairs: int, stacked: frozenset[tuple[int, ...]]) -> float:
     """Bytes that scans hand out per iteration (l, b, ...): activations for the backward pass.
 
     Args:
         jaxpr: of a step.
         pairs: of a micro-batch.
+        stacked: shapes of parameters, which gradients have too; they are no activations.
     """
     total = 0.0
     for e in jaxpr.eqns:
@@ -84,9 +88,10 @@ def _saved(jaxpr: Any, pairs: int) -> float:
             continue
         if e.primitive.name == "scan":
             for v in e.outvars[e.params["num_carry"] :]:
-                if len(v.aval.shape) > 1 and v.aval.shape[1] % pairs == 0:
+                shape = v.aval.shape
+                if len(shape) > 1 and shape[1] % pairs == 0 and shape not in stacked:
                     total += v.aval.size * v.aval.dtype.itemsize
-        total += sum(_saved(inner, pairs) for inner in inner_jaxprs(e.params))
+        total += sum(_saved(inner, pairs, stacked) for inner in inner_jaxprs(e.params))
     return total
 
 
@@ -127,9 +132,10 @@ def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
     if not cfg.loss.kind.endswith(("_ring", "_chunked")) and ":" not in cfg.loss.kind:
         texts = cfg.batch_size * (1 + len(cfg.data.negatives))
         logits = losses.BLOCK_COPIES * 4.0 * (cfg.batch_size // shards) * texts
-    saved = found.saved / shards
+    saved = found.saved / shards / mesh["tensor"]  # some of it is whole on each of them
     live = saved + logits if cfg.num_microbatches == 1 else max(saved, logits)
-    least = 2 * state.parameters + state.optimizer + state.batch + live  # with the gradients
+    # Gradients take the place of what is saved: never less than the larger of the two.
+    least = state.parameters + state.optimizer + state.batch + max(live, state.parameters)
     return dataclasses.replace(state, collectives=_collectives(cfg, mesh, params)), least
 
 
@@ -146,37 +152,57 @@ def _with(x: Any, where: Any) -> jax.ShapeDtypeStruct:
 
 
 def _collectives(cfg: Config, mesh: dict[str, int], params: Any) -> tuple[Collective, ...]:
-    """Weights gathered and gradients reduced over fsdp, gradients over data, texts over both.
+    """Weights gathered and gradients reduced over fsdp, gradients over data, activations over
+    tensor, texts over data and fsdp.
 
     A pass is a walk through all layers: forward and backward, and forward again with micro-batches.
     """
-    data, fsdp = mesh["data"], mesh["fsdp"]
+    data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
     size = 2 if cfg.model.dtype == "bfloat16" else 4
     leaves = [x for x in jax.tree.leaves(params) if any("fsdp" in _names(s) for s in _dims(x))]
     spread = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)  # elements of a device
     layers = cfg.model.image.layers + cfg.model.text.layers
     parts, found = cfg.num_microbatches, []
+    passes = 2 if parts == 1 else 3 * parts
     if fsdp > 1:
-        passes = 2 if parts == 1 else 3 * parts
         sent = passes * spread * (fsdp - 1.0) * size
         found.append(Collective("all-gather", "fsdp", passes * layers, sent, fsdp))
         sent = parts * spread * (fsdp - 1.0) * size
         found.append(Collective("reduce-scatter", "fsdp", parts * layers, sent, fsdp))
-    if data > 1:
-        sent = 2.0 * device_bytes(params) * (data - 1) / data
+    if data > 1:  # with micro-batches once, in the type of the parameters
+        width = size if parts == 1 else 4
+        sent = 2.0 * device_bytes(params) / 4 * width * (data - 1) / data
         found.append(Collective("all-reduce", "data", layers, sent, data))
     n = data * fsdp
+    if tensor > 1:  # after attention and after the MLP, and the same for their gradients
+        states = cfg.batch_size // n * _states(cfg) * (passes / parts) * 2.0  # elements of a device
+        sent = 2.0 * states * size * (tensor - 1) / tensor
+        found.append(Collective("all-reduce", "tensor", 2 * passes * layers, sent, tensor))
     if n > 1:
         axes = "+".join(a for a in ("data", "fsdp") if mesh[a] > 1)
         wire = 2 if cfg.loss.wire_dtype == "bfloat16" else 4
         texts = cfg.batch_size * (1 + len(cfg.data.negatives)) // n
-        block = float(texts * cfg.model.embed_dim * wire)
-        if cfg.loss.kind.endswith("_ring"):  # there; and back with the gradients
-            found.append(Collective("collective-permute", axes, 3 * n, 3 * n * block, 2))
+        block = float(texts * cfg.model.embed_dim)  # elements
+        streamed = cfg.loss.kind.endswith(("_ring", "_chunked"))  # gathers again; sums in float32
+        there, back = (2 if streamed else 1) * wire * block, (4 if streamed else wire) * block
+        if cfg.loss.kind.endswith("_ring"):
+            sent = n * (there + back)
+            found.append(Collective("collective-permute", axes, 3 * n, sent, 2))
         else:
-            found.append(Collective("all-gather", axes, 1, block * (n - 1), n))
-            found.append(Collective("reduce-scatter", axes, 1, block * (n - 1), n))
+            times = 2 if streamed else 1
+            found.append(Collective("all-gather", axes, times, there * (n - 1), n))
+            found.append(Collective("reduce-scatter", axes, 1, back * (n - 1), n))
     return tuple(found)
+
+
+def _states(cfg: Config) -> int:
+    """Elements of one pair's token states, over all layers of both towers."""
+    image, text = cfg.model.image, cfg.model.text
+    found = text.layers * text.context * text.width
+    if image.kind == "vit":
+        tokens = math.prod(grid(image)) + image.class_token + image.registers
+        found += image.layers * tokens * image.width
+    return found
 
 
 def _dims(x: Any) -> tuple[Any, ...]:

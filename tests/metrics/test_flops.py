@@ -5,10 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from clip_jax.config.presets import MODELS
+from clip_jax.config.schema import MeshConfig
 from clip_jax.metrics import flops
 from clip_jax.models import dual
+from clip_jax.sharding.mesh import BATCH_AXES, make_mesh
 
 
 def test_products_and_convolutions_by_hand():
@@ -50,3 +53,24 @@ def test_scanned_vit_b_32_equals_xlas_count_of_the_unrolled_one():
     ours = flops.count(scanned, params, x)
     # XLA also counts what is no matrix product: norms, softmax, activations
     assert ours <= cost["flops"] <= 1.03 * ours
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 1), (2, 2, 2)])
+def test_a_part_of_the_batch_counts_on_every_device(shape):
+    """Global: what a shard_map does on one part, times the parts; over `tensor` all do the same."""
+    mesh = make_mesh(MeshConfig(*shape))
+    spread = P(BATCH_AXES)
+    x, w = jnp.zeros((16, 6)), jnp.zeros((6, 5))
+    product = 2 * 16 * 6 * 5
+
+    def local(x, w):
+        return x @ w
+
+    f = jax.shard_map(local, mesh=mesh, in_specs=(spread, P()), out_specs=spread)
+    assert flops.count(f, x, w) == product * shape[2]
+    inner = jax.shard_map(
+        local, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), axis_names={"data"}
+    )
+    with jax.set_mesh(mesh):
+        assert flops.count(jax.jit(inner), x, w) == product

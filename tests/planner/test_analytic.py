@@ -1,0 +1,64 @@
+"""What shapes alone tell, against numbers worked out by hand for the tiny model."""
+
+import dataclasses
+
+import pytest
+
+import tiny
+from clip_jax.planner import analytic
+
+CFG = tiny.config("nowhere")  # 16 pairs; 2 layers of 4 tokens, 1 layer of 8; width and e 16
+
+
+def changed(**model):
+    return dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, **model))
+
+
+def measure(cfg, data=1, fsdp=1, tensor=1):
+    found, least = analytic.measure(cfg, {"data": data, "fsdp": fsdp, "tensor": tensor})
+    return found, least, {(c.kind, c.axes): c for c in found.collectives}
+
+
+def test_gradients_travel_in_the_type_of_the_towers_unless_micro_batches_add_them_up():
+    found, _, sent = measure(CFG, data=4)
+    assert sent["all-reduce", "data"].sent == pytest.approx(2 * found.parameters * 3 / 4)
+    short = changed(dtype="bfloat16")
+    assert measure(short, data=4)[2]["all-reduce", "data"].sent == found.parameters * 3 / 4
+    parts = dataclasses.replace(short, num_microbatches=2)
+    assert measure(parts, data=4)[2]["all-reduce", "data"].sent == 2 * found.parameters * 3 / 4
+
+
+def test_activations_are_summed_over_tensor():
+    states = 2 * 4 * 16 + 1 * 8 * 16  # of a pair, over all layers
+    of = lambda cfg, **mesh: measure(cfg, tensor=2, **mesh)[2]["all-reduce", "tensor"]  # noqa: E731
+    twice_there_and_back = 16 * states * 4
+    assert of(CFG).sent == 2 * 4 * twice_there_and_back / 2 and of(CFG).count == 4 * 3
+    assert of(CFG, data=2).sent == of(CFG).sent / 2
+    parts = dataclasses.replace(CFG, num_microbatches=2)
+    assert of(parts).sent == 1.5 * of(CFG).sent and of(parts).count == 3 * of(CFG).count
+
+
+@pytest.mark.parametrize(("kind", "blocks"), [("softmax", 2), ("softmax_chunked", 3)])
+def test_streamed_losses_gather_the_texts_again(kind, blocks):
+    cfg = dataclasses.replace(CFG, loss=dataclasses.replace(CFG.loss, kind=kind))
+    sent = measure(cfg, data=4)[2]
+    total = sent["all-gather", "data"].sent + sent["reduce-scatter", "data"].sent
+    assert total == blocks * 4 * 16 * 4 * 3  # 4 texts of 16 floats, to three others
+
+
+def test_least_memory_is_a_bound_from_below():
+    full = changed(remat="full")
+    state = measure(full)[0]
+    assert measure(full)[1] >= 2 * state.parameters + state.optimizer + state.batch
+    large = dataclasses.replace(CFG, batch_size=512)
+    assert measure(large, tensor=2)[1] < measure(large)[1]
+    offload = dataclasses.replace(large, model=dataclasses.replace(large.model, remat="offload"))
+    assert measure(offload)[1] < measure(large)[1]
+
+
+@pytest.mark.parametrize("pairs", [16, 32])  # as wide as the towers, and as their hidden layers
+def test_gradients_are_no_saved_activations(pairs):
+    def saved(b):
+        return analytic.traced(dataclasses.replace(CFG, batch_size=b)).saved
+
+    assert saved(pairs) > 0 and saved(pairs) / pairs == saved(11) / 11
