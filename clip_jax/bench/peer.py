@@ -31,7 +31,7 @@ def _operators() -> Any:
     return operators
 
 
-def apart(make: Callable[..., Callable[[], float]], *args: Any) -> Callable[[], float]:
+def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], Any]:
     """The function that make(*args) gives, in a process of its own.
 
     In one process torch's threads and memory cost ours a third of its speed, on a CPU.
@@ -49,26 +49,26 @@ def apart(make: Callable[..., Callable[[], float]], *args: Any) -> Callable[[], 
     context.Process(target=_serve, args=(there, make, args), daemon=True).start()
     there.close()  # so that its end is seen here
 
-    def answer() -> float:
-        try:
-            kind, value = here.recv()
-        except EOFError:
-            kind, value = "error", "its process ended"
+    def received() -> Any:
+        answer: tuple[str, Any] = ("error", "its process ended")
+        with contextlib.suppress(EOFError):
+            answer = here.recv()
+        kind, value = answer
         if kind == "error":
             raise UserError(f"bench: the peer failed ({value})")
         if kind == "missing":
             raise ImportError(value)
         return value
 
-    def run() -> float:
+    def run() -> Any:
         here.send(None)
-        return answer()
+        return received()
 
-    answer()
+    received()
     return run
 
 
-def _serve(pipe: Any, make: Callable[..., Callable[[], float]], args: tuple[Any, ...]) -> None:
+def _serve(pipe: Any, make: Callable[..., Callable[[], Any]], args: tuple[Any, ...]) -> None:
     try:
         run = make(*args)
         pipe.send(("ready", 0.0))

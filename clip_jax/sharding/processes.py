@@ -23,6 +23,10 @@ WAIT_S = 3600.0
 _calls = itertools.count()  # calls are matched by their order
 
 
+class Shared(UserError):
+    """A mistake that all processes see: none of them fails alone."""
+
+
 def lead() -> bool:
     """Whether this is process 0, which prints and writes the files of the run."""
     return jax.process_index() == 0
@@ -35,7 +39,7 @@ def stop(message: str, status: int) -> Stop:
 
 def error(message: str) -> UserError | Stop:
     """The exception for a mistake that all processes see; only process 0 tells of it."""
-    return UserError(message) if lead() else Stop("", USER)
+    return Shared(message) if lead() else Stop("", USER)
 
 
 def agree(mine: str, judge: Callable[[list[str]], str]) -> str:

@@ -61,7 +61,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         Stop: stopped by a signal (42, 130), diverged (4), or failed the overfit check (3).
     """
     with _device_errors(), contextlib.ExitStack() as stack:
-        use_cache(cfg.compile.cache_dir)
+        processes.together(lambda: use_cache(cfg.compile.cache_dir))
         prog = processes.together(lambda: program.build(cfg, make_mesh(cfg.mesh)))
         agreement.same_program(cfg, workdir)
         line = LiveLine(cfg.num_steps, sys.stdout if processes.lead() else None)
@@ -93,7 +93,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         processes.on_lead(job.describe)
         if first < cfg.num_steps:
             state = job.train(state, test, first, position)
-        job.conclude(state, test)
+        with Watchdog(cfg.log.watchdog_seconds, "the last step"):
+            job.conclude(state, test)
         return state
 
 
@@ -119,12 +120,10 @@ class Job:
         self.line.say(plan_line(cfg, prog, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
-        execute = prog.compile()
+        execute = processes.together(prog.compile)
         self.line.say(program.memory_line(execute))
         attempt = processes.on_lead(lambda: self.clear(first))
         writer = JsonlWriter(self.workdir, attempt) if attempt else NoWriter()
-        if first and self.evaluation_due(first) and not self.has_scores(first):
-            self.evaluate(state, test, first, writer)  # it was killed after the checkpoint
         batches = self.pipeline.batches(
             start=position,
             batch_size=cfg.batch_size,
@@ -135,6 +134,9 @@ class Job:
         log = Log(self, writer, first)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
+            if first and self.evaluation_due(first) and not self.has_scores(first):
+                self.evaluate(state, test, first, writer)  # it was killed after the checkpoint
+                watchdog.beat(first)
             for step in range(first + 1, cfg.num_steps + 1):
                 with log.clock.waiting():
                     batch, host = next(stream)
@@ -158,7 +160,7 @@ class Job:
                     if evaluate:
                         self.evaluate(state, test, step, writer)
                 watchdog.beat(step)
-        self.checkpoints.wait()
+            self.checkpoints.wait()
         return state
 
     def evaluation_due(self, step: int) -> bool:
@@ -358,7 +360,7 @@ def _device_errors() -> Iterator[None]:
 
 def _close(checkpoints: Checkpoints, kind: type[BaseException] | None, *error: object) -> None:
     """Ends saving in order, unless this process fails alone: the others would not join in."""
-    if jax.process_count() == 1 or kind is None or issubclass(kind, Stop):
+    if jax.process_count() == 1 or kind is None or issubclass(kind, Stop | processes.Shared):
         checkpoints.close()
 
 

@@ -37,6 +37,8 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
             kind = "free"
         elif path.startswith("data.test."):
             kind = "free"
+        elif path == "loss.kind" and _family(before) == _family(now):
+            kind = "free"  # another way to the same number
         elif path.startswith(tuple(f"{p}." for p in REFUSED)) or path in REFUSED:
             kind = "refused"
         lines[kind].append(f"config.{path}: was {before!r}, now {now!r}")
@@ -51,6 +53,11 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
             "go on with the new ones, or undo: " + "; ".join(lines["ask"])
         )
     return [*lines["ask"], *lines["free"]]
+
+
+def _family(kind: str) -> str:
+    """softmax, sigmoid, or the user's own loss."""
+    return kind if ":" in kind else kind.replace("auto", "softmax").partition("_")[0]
 
 
 def order_parts(cfg: Config, pipeline: Pipeline) -> dict[str, Any]:

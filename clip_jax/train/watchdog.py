@@ -1,4 +1,4 @@
-"""Ends a process whose training stands still, so that the job can start again.
+"""Ends a process whose training or evaluation stands still, so that the job can start again.
 
 A stall in Python keeps the heartbeat of jax.distributed alive, and the other processes wait in a
 collective without limit: only the lack of steps shows it. Cost: a thread that wakes now and then.
@@ -21,9 +21,9 @@ class Watchdog:
     outside of a collective holds up the others.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, after: str = "the start"):
         self._seconds = seconds
-        self._what = "the start"
+        self._what = after
         self._last = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)

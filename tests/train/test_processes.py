@@ -214,6 +214,12 @@ def test_a_hung_process_is_found_by_the_watchdog(start, tmp_path):
     assert "process 0: nothing was done for 4 s" in err and "loop.py" in err
 
 
+def test_an_option_that_the_compiler_does_not_know_is_told_once(start, tmp_path):
+    status, out, err = end(start(tmp_path, "--config.compile.options=xla_no_such_thing=1"))
+    assert status == 2, out + err
+    assert len(err.splitlines()) == 1 and "xla_no_such_thing" in err
+
+
 def test_a_bug_in_one_process_is_told_with_its_traceback(start, tmp_path):
     child = start(tmp_path, *LONG, TINY_FAULT="bug")
     status, out, err = end(child)
