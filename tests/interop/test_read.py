@@ -1,5 +1,6 @@
 """What a user is told about folders and configs that are not what they should be."""
 
+import dataclasses
 import fnmatch
 import json
 import shutil
@@ -11,6 +12,7 @@ import tiny_weights
 
 import clip_jax
 from clip_jax.errors import UserError
+from clip_jax.inference import load
 from clip_jax.interop import hf, read
 from clip_jax.interop.open_file import open_tensors
 from clip_jax.interop.safetensors import write_safetensors
@@ -174,6 +176,29 @@ def test_one_set_of_weights_is_fetched(monkeypatch, there, kept):
         and n not in asked["ignore_patterns"]
     ]
     assert got == kept
+
+
+def test_a_refusal_closes_the_file(folder, monkeypatch):
+    opened = []
+
+    def recording(path):
+        opened.append(open_tensors(path))
+        return opened[-1]
+
+    monkeypatch.setattr(read, "open_tensors", recording)
+    change(folder, model_type="bert")
+    told(folder)
+    assert len(opened) == 1 and opened[0]._file.closed
+
+
+def test_a_tokenizer_of_other_weights_is_not_used(tmp_path):
+    """The model would look for an end of text that never comes."""
+    tiny_weights.write("ViT-B-32", "hf", str(tmp_path / "out"))
+    found = read.read(str(tmp_path / "out"))
+    text = dataclasses.replace(found.config.text, eos_id=99)
+    found = dataclasses.replace(found, config=dataclasses.replace(found.config, text=text))
+    with pytest.raises(UserError, match="ends texts with id 49407, but the model looks for 99"):
+        load._tokenizer_of(found)(["a cat"], 77)
 
 
 def test_merges_inside_a_tokenizer_json(tmp_path):

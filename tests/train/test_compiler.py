@@ -25,6 +25,7 @@ def test_own_options_come_after_the_presets():
     cfg = CompileConfig(preset="tpu_overlap", options=("xla_x=1=2", "xla_tpu_overlap=false"))
     got = compiler.options(cfg)
     assert got["xla_x"] == "1=2" and got["xla_tpu_overlap"] == "false"
+    assert compiler.PRESETS["tpu_overlap"].items() <= got.items()
     assert compiler.options(CompileConfig()) == {}
 
 
