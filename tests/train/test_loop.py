@@ -5,6 +5,7 @@ import json
 import shutil
 
 import command
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ import tiny
 from clip_jax.config.load import overfit
 from clip_jax.errors import Stop, UserError
 from clip_jax.metrics.writers import read_metrics
+from clip_jax.sharding import processes
 from clip_jax.train import loop
 
 
@@ -222,3 +224,22 @@ def test_a_wrong_task_is_found_before_training(folder, tmp_path, change, message
     with pytest.raises(UserError, match=message):
         clip_jax.pretrain(cfg, str(tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "joins"),
+    [(None, True), (Stop, True), (processes.Shared, True), (UserError, False), (KeyError, False)],
+)
+def test_saving_ends_in_order_where_all_processes_end(monkeypatch, kind, joins):
+    """One that fails alone must not wait for the others in the commit of a checkpoint."""
+
+    class Saving:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    saving = Saving()
+    loop._close(saving, kind)
+    assert saving.closed is joins
