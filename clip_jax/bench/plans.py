@@ -68,27 +68,29 @@ def main(argv: Sequence[str]) -> int:
             if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)
                 continue
-            found = first_fit(cfg, topology, where)
-            nothing = f"| {model} | {topology.name} | nothing that was tried fits |"
-            print(row(found) if found else nothing, flush=True)
+            found, tried = first_fit(cfg, topology, where)
+            nothing = f"none of {tried} compiled fits" if tried else "by shapes nothing fits"
+            line = row(found) if found else f"| {model} | {topology.name} | {nothing} ||||||"
+            print(line, flush=True)
     return DONE
 
 
-def first_fit(cfg: Config, topology: Topology, where: str) -> "Plan | None":
-    """The plan that shapes alone put first among those that fit; None after TRIES, or if shapes
-    leave none with HEADROOM."""
+def first_fit(cfg: Config, topology: Topology, where: str) -> "tuple[Plan | None, int]":
+    """The plan that shapes alone put first among those that fit, and how many it took; None after
+    TRIES, or if shapes leave none with HEADROOM."""
     from clip_jax.planner import analytic, plan, search
 
     flops = analytic.model_flops(cfg)
     every = search.candidates(cfg, topology.num_devices)
     guesses = [search.guess(c, topology, flops) for c in every]
     fitting = [g for g in guesses if HEADROOM * g.least < topology.device_usable]
-    for g in sorted(fitting, key=lambda g: (g.estimate.seconds, g.least))[:TRIES]:
+    tries = sorted(fitting, key=lambda g: (g.estimate.seconds, g.least))[:TRIES]
+    for count, g in enumerate(tries, 1):
         print(f"{cfg.name} on {topology.name}: {g.name}", file=sys.stderr, flush=True)
         found = plan.make(g.cfg, topology, where)
         if found.fits:
-            return found
-    return None
+            return found, count
+    return None, len(tries)
 
 
 def spread(cfg: Config, topology: Topology, where: str) -> "Plan":

@@ -7,7 +7,7 @@ scanned models have one `encoderblock` with a leading layer dim instead of `enco
 import re
 from collections.abc import Iterable
 
-from clip_jax.config.schema import ModelConfig
+from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
 from clip_jax.errors import UserError
 from clip_jax.interop import blocks
 from clip_jax.interop.table import ONE, ROW, Rule
@@ -49,15 +49,15 @@ def table(cfg: ModelConfig, prefix: str = "params/", scanned: bool = False) -> l
         Rule("img/embedding/kernel", ("image/patch/kernel",)),
         Rule("img/embedding/bias", ("image/patch/bias",)),
         Rule("img/pos_embedding", ("image/posemb",), ROW),
-        *blocks.big_vision_blocks(f"img/Transformer/{block}", "image/blocks"),
-        *_norm("img/Transformer/encoder_norm", "image/ln_post"),
-        *(blocks.big_vision_pool("img/MAPHead_0", "image/pool") if image.pool == "map" else []),
+        *blocks.big_vision_blocks(f"img/Transformer/{block}", "image/blocks", image.heads),
+        *blocks.big_vision_norm("img/Transformer/encoder_norm", "image/ln_post"),
+        *_pool("img", "image", image),
         *_head("img/head", "image/head", image.projection),
         Rule("txt/Embed_0/embedding", ("text/token/embedding",)),
         Rule("txt/pos_embedding", ("text/posemb",), ROW),
-        *blocks.big_vision_blocks(f"txt/Encoder_0/{block}", "text/blocks"),
-        *_norm("txt/Encoder_0/encoder_norm", "text/ln_post"),
-        *(blocks.big_vision_pool("txt/MAPHead_0", "text/pool") if text.pool == "map" else []),
+        *blocks.big_vision_blocks(f"txt/Encoder_0/{block}", "text/blocks", text.heads),
+        *blocks.big_vision_norm("txt/Encoder_0/encoder_norm", "text/ln_post"),
+        *_pool("txt", "text", text),
         *_head("txt/head", "text/head", text.projection),
         Rule("t", ("logit/scale",), ONE),
         *([Rule("b", ("logit/bias",), ONE)] if cfg.logit_bias else []),
@@ -65,8 +65,10 @@ def table(cfg: ModelConfig, prefix: str = "params/", scanned: bool = False) -> l
     return [Rule(prefix + r.theirs, r.ours, r.way) for r in rules]
 
 
-def _norm(theirs: str, ours: str) -> list[Rule]:
-    return [Rule(f"{theirs}/{x}", (f"{ours}/{x}",)) for x in ("scale", "bias")]
+def _pool(theirs: str, ours: str, cfg: ImageConfig | TextConfig) -> list[Rule]:
+    if cfg.pool != "map":
+        return []
+    return blocks.big_vision_pool(f"{theirs}/MAPHead_0", f"{ours}/pool", cfg.heads)
 
 
 def _head(theirs: str, ours: str, projection: str) -> list[Rule]:

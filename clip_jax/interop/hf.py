@@ -12,7 +12,7 @@ from clip_jax.config.presets import HALF
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
 from clip_jax.errors import UserError
 from clip_jax.interop import blocks
-from clip_jax.interop.table import CONV, INTO, ONE, SAME, Rule
+from clip_jax.interop.table import CONV, LINEAR, ONE, SAME, Rule
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -109,9 +109,9 @@ def table(cfg: ModelConfig) -> list[Rule]:
         *image,
         Rule(f"{vision}.embeddings.class_embedding", ("image/cls",)),
         *blocks.norm(f"{vision}.pre_layrnorm", "image/ln_pre"),  # the typo is theirs
-        Rule("visual_projection.weight", ("image/head/kernel",), INTO),
+        Rule("visual_projection.weight", ("image/head/kernel",), LINEAR),
         *text_table(cfg.text),
-        Rule("text_projection.weight", ("text/head/kernel",), INTO),
+        Rule("text_projection.weight", ("text/head/kernel",), LINEAR),
         Rule("logit_scale", ("logit/scale",), SAME),
     ]
 
@@ -320,6 +320,6 @@ def encoder(cfg: ModelConfig) -> tuple[dict[str, Any], list[Rule]]:
     """
     image = ImageConfig()  # any that CLIPModel has
     config, _ = from_model(dataclasses.replace(cfg, image=image, logit_bias=False))
-    rules = [*text_table(cfg.text), Rule("text_projection.weight", ("text/head/kernel",), INTO)]
+    rules = [*text_table(cfg.text), Rule("text_projection.weight", ("text/head/kernel",), LINEAR)]
     name = {"architectures": ["CLIPTextModelWithProjection"], "dtype": "float32"}
     return {**config["text_config"], **name}, rules

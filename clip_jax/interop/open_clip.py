@@ -7,7 +7,7 @@ Names are those of open_clip 3.3's state dicts: `CLIP` (visual.*, transformer.*)
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
 from clip_jax.errors import UserError
 from clip_jax.interop import blocks
-from clip_jax.interop.table import CONV, COUNT, FLAT, INTO, OUT, ROW, SAME, Rule
+from clip_jax.interop.table import CONV, COUNT, ROW, SAME, Rule
 from clip_jax.models import vit
 
 # What else may lie in a file and is not a weight: OpenAI's archives, buffers of old versions.
@@ -146,8 +146,6 @@ def _resnet(cfg: ImageConfig) -> list[Rule]:
                 rules += _batch_norm(f"{down}.1", f"{ours}/down_bn")
     pool = "visual.attnpool"
     rules.append(Rule(f"{pool}.positional_embedding", ("image/pool/posemb",)))
-    for x in "qkv":
-        rules.append(Rule(f"{pool}.{x}_proj.weight", (f"image/pool/{x}/kernel",), INTO))
-        rules.append(Rule(f"{pool}.{x}_proj.bias", (f"image/pool/{x}/bias",), FLAT))
-    rules.append(Rule(f"{pool}.c_proj.weight", ("image/pool/out/kernel",), OUT))
-    return [*rules, Rule(f"{pool}.c_proj.bias", ("image/pool/out/bias",))]
+    for theirs, ours in {"q_proj": "q", "k_proj": "k", "v_proj": "v", "c_proj": "out"}.items():
+        rules += blocks.linear(f"{pool}.{theirs}", f"image/pool/{ours}")
+    return rules

@@ -40,24 +40,31 @@ def _split(x: Any, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
     return [x[i * size : (i + 1) * size] for i in range(len(shapes))]
 
 
-# torch's Linear is (out, in); (d, h, k) and (d, f) are (in, out...), (h, k, d) is (in..., out).
+# torch's Linear is (out, in), our kernels are (in, out).
 SAME = Way(lambda x, s: [x], lambda a: a[0])
-FLAT = Way(lambda x, s: [x.reshape(s[0])], lambda a: a[0].reshape(-1))
-INTO = Way(lambda x, s: [x.T.reshape(s[0])], lambda a: a[0].reshape(a[0].shape[0], -1).T)
-OUT = Way(lambda x, s: [x.T.reshape(s[0])], lambda a: a[0].reshape(-1, a[0].shape[-1]).T)
+LINEAR = Way(lambda x, s: [x.T], lambda a: a[0].T)
 CONV = Way(lambda x, s: [x.transpose(2, 3, 1, 0)], lambda a: a[0].transpose(3, 2, 0, 1))
 ROW = Way(lambda x, s: [x.reshape(s[0])], lambda a: a[0].reshape(1, *a[0].shape))
 PROBE = Way(lambda x, s: [x.reshape(s[0])], lambda a: a[0].reshape(1, 1, -1))
 ONE = Way(lambda x, s: [x.reshape(())], lambda a: a[0].reshape(1))
 COUNT = Way(lambda x, s: [x.astype(np.int32)], lambda a: a[0].astype(np.int64))
 FUSED = Way(  # q, k, v (or k, v) of torch's attention in one matrix, rows in that order
-    lambda x, s: [p.T.reshape(t) for p, t in zip(_split(x, s), s, strict=True)],
-    lambda a: _join([p.reshape(p.shape[0], -1).T for p in a]),
+    lambda x, s: [p.T for p in _split(x, s)], lambda a: _join([p.T for p in a])
 )
-FUSED_BIAS = Way(
-    lambda x, s: [p.reshape(t) for p, t in zip(_split(x, s), s, strict=True)],
-    lambda a: _join([p.reshape(-1) for p in a]),
-)
+FUSED_BIAS = Way(_split, _join)
+
+
+def into_heads(heads: int) -> Way:
+    """big_vision's kernels (d, h, k) and biases (h, k) of q, k, v."""
+    return Way(lambda x, s: [x.reshape(s[0])], lambda a: a[0].reshape(*a[0].shape[:-1], heads, -1))
+
+
+def from_heads(heads: int) -> Way:
+    """big_vision's kernels (h, k, d) of attention's output."""
+    return Way(
+        lambda x, s: [x.reshape(s[0])],
+        lambda a: a[0].reshape(*a[0].shape[:-2], heads, -1, a[0].shape[-1]),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

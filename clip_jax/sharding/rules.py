@@ -1,7 +1,7 @@
 """Which dim of which parameter lives on which mesh axis: one table, by path.
 
 Works for any tree whose paths end like the parameters' (optimizer moments too).
-Letters: l layers, d width, h heads, k head dim, f mlp hidden, v vocabulary.
+Letters: l layers, d width, f mlp hidden, v vocabulary.
 """
 
 import math
@@ -12,14 +12,17 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# First match wins. A dim that its axis does not divide stays whole.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"attn/[qkv]/kernel$", (None, "fsdp", "tensor", None)),  # (l, d, h, k)
-    (r"attn/[qkv]/bias$", (None, "tensor", None)),  # (l, h, k)
-    (r"attn/out/kernel$", (None, "tensor", None, "fsdp")),  # (l, h, k, d)
-    (r"mlp/up/kernel$", (None, "fsdp", "tensor")),  # (l, d, f)
-    (r"mlp/up/bias$", (None, "tensor")),  # (l, f)
-    (r"mlp/down/kernel$", (None, "tensor", "fsdp")),  # (l, f, d)
+# First match wins. Of a dim's axes, those stay that divide it, from the left. Hidden layers are
+# split along f: f / 128 is a multiple of 8 where d / 128 is not, and then XLA scatters sums
+# over 128 devices instead of giving all of them to all.
+BOTH = ("tensor", "fsdp")
+RULES: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
+    (r"attn/[qkv]/kernel$", ((), ("fsdp",), ("tensor",))),  # (l, d, d)
+    (r"attn/[qkv]/bias$", ((), BOTH)),  # (l, d)
+    (r"attn/out/kernel$", ((), ("tensor",), ("fsdp",))),  # (l, d, d)
+    (r"mlp/up/kernel$", ((), (), BOTH)),  # (l, d, f)
+    (r"mlp/up/bias$", ((), BOTH)),  # (l, f)
+    (r"mlp/down/kernel$", ((), BOTH, ())),  # (l, f, d)
 )
 SMALLEST_SHARDED = 1024  # elements; below, gathering costs more than keeping copies
 LARGE = 2**20  # elements; a copy of so many on every device is worth a word
@@ -34,12 +37,7 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """PartitionSpec of one array; the last rule puts the largest divisible dim on `fsdp`."""
     for pattern, axes in RULES:
         if re.search(pattern, path) and len(axes) == len(shape):
-            return P(
-                *(
-                    a if a and n % mesh.shape[a] == 0 else None
-                    for a, n in zip(axes, shape, strict=True)
-                )
-            )
+            return P(*(_dividing(a, n, mesh) for a, n in zip(axes, shape, strict=True)))
     size = mesh.shape["fsdp"]
     first = 1 if "/blocks/" in path else 0  # never split the layer dim: the scan slices it
     dims = [i for i in range(first, len(shape)) if shape[i] % size == 0]
@@ -47,6 +45,15 @@ def spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
         return P()
     largest = max(dims, key=lambda i: shape[i])
     return P(*("fsdp" if i == largest else None for i in range(len(shape))))
+
+
+def _dividing(axes: tuple[str, ...], size: int, mesh: Mesh) -> Any:
+    """The entry of a PartitionSpec for a dim of this size."""
+    kept: tuple[str, ...] = ()
+    for a in axes:
+        if size % math.prod(mesh.shape[x] for x in (*kept, a)) == 0:
+            kept = (*kept, a)
+    return kept[0] if len(kept) == 1 else kept or None
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

@@ -41,11 +41,13 @@ def test_the_first_that_the_compiler_finds_room_for(monkeypatch):
         return made(cfg, 20 if len(asked) < 3 else 12)
 
     monkeypatch.setattr(plan, "make", make)
-    found = bench.first_fit(CFG, POD, "")
-    assert len(set(asked)) == 3
+    found, tried = bench.first_fit(CFG, POD, "")
+    assert len(set(asked)) == tried == 3
     assert asked[2] == (found.mesh["fsdp"], found.cfg.model.remat, found.cfg.num_microbatches)
     monkeypatch.setattr(plan, "make", lambda cfg, *_: made(cfg, 20))
-    assert bench.first_fit(CFG, POD, "") is None
+    assert bench.first_fit(CFG, POD, "") == (None, bench.TRIES)
+    small = dataclasses.replace(POD, chip=dataclasses.replace(POD.chip, usable=1.0))
+    assert bench.first_fit(CFG, small, "") == (None, 0)
 
 
 def test_rows():

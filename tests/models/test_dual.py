@@ -22,13 +22,13 @@ def test_names_and_shapes_are_the_promised_ones():
     text = TextConfig(context=5, vocab_size=11, width=4, layers=3, heads=2, mlp_dim=7, eos_id=1)
     got = shapes(ModelConfig(image, text, embed_dim=9, logit_bias=True))
     blocks = {
-        "attn/k/bias": "lhk", "attn/k/kernel": "ldhk", "attn/out/bias": "ld",
-        "attn/out/kernel": "lhkd", "attn/q/bias": "lhk", "attn/q/kernel": "ldhk",
-        "attn/v/bias": "lhk", "attn/v/kernel": "ldhk", "ln1/bias": "ld", "ln1/scale": "ld",
+        "attn/k/bias": "ld", "attn/k/kernel": "ldd", "attn/out/bias": "ld",
+        "attn/out/kernel": "ldd", "attn/q/bias": "ld", "attn/q/kernel": "ldd",
+        "attn/v/bias": "ld", "attn/v/kernel": "ldd", "ln1/bias": "ld", "ln1/scale": "ld",
         "ln2/bias": "ld", "ln2/scale": "ld", "mlp/down/bias": "ld", "mlp/down/kernel": "lfd",
         "mlp/up/bias": "lf", "mlp/up/kernel": "ldf",
     }  # fmt: skip
-    sizes = {"image": dict(l=2, d=6, h=3, k=2, f=10), "text": dict(l=3, d=4, h=2, k=2, f=7)}
+    sizes = {"image": dict(l=2, d=6, f=10), "text": dict(l=3, d=4, f=7)}
     want = {
         f"{tower}/blocks/{name}": tuple(size[x] for x in letters)
         for tower, size in sizes.items()

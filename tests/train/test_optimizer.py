@@ -10,9 +10,7 @@ from clip_jax.train.optimizer import decay_mask, make_optimizer
 
 pytestmark = pytest.mark.core
 PARAMS = {
-    "image": {
-        "blocks": {"attn": {"q": {"kernel": jnp.ones((2, 4, 2, 2)), "bias": jnp.ones((2, 2, 2))}}}
-    }
+    "image": {"blocks": {"attn": {"q": {"kernel": jnp.ones((2, 4, 4)), "bias": jnp.ones((2, 4))}}}}
 }
 
 
@@ -30,8 +28,8 @@ def test_gradient_clipping_bounds_the_norm():
     cfg = OptimConfig(grad_clip=1.0, decay=(".*/kernel",), weight_decay=0.0, b1=0.0, b2=0.0)
     big = make_optimizer(cfg, PARAMS)
     small = make_optimizer(OptimConfig(**{**vars(cfg), "grad_clip": 0.0}), PARAMS)
-    grads = {"image": {"blocks": {"attn": {"q": {"kernel": jnp.full((2, 4, 2, 2), 3.0),
-                                                 "bias": jnp.zeros((2, 2, 2))}}}}}  # fmt: skip
+    grads = {"image": {"blocks": {"attn": {"q": {"kernel": jnp.full((2, 4, 4), 3.0),
+                                                 "bias": jnp.zeros((2, 4))}}}}}  # fmt: skip
     _, clipped = big.update(grads, big.init(PARAMS), PARAMS)
     _, plain = small.update(grads, small.init(PARAMS), PARAMS)
     moment = lambda s: np.asarray(s.nu["image"]["blocks"]["attn"]["q"]["kernel"])  # noqa: E731
