@@ -3,10 +3,10 @@
     clip_jax bench plans --models=ViT-B-16,ViT-L-14 --topologies=v5e:16x16,v6e:16x16
     clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_device=128
 
-With a global batch: the fastest mesh, remat and number of micro-batches by shapes that the compiler
-then finds room for. With --per_device: all devices on the axis data, remat full, and what a device
-sends; reductions are those of the gradients and of the loss. Compiled results are kept, as those of
-`clip_jax plan`.
+With a global batch: of the meshes, remat and numbers of micro-batches, fastest by shapes first, the
+first that the compiler finds room for. With --per_device: all devices on the axis data, remat full,
+and what a device sends; reductions are those of the gradients and of the loss. Compiled results are
+kept, as those of `clip_jax plan`.
 """
 
 import argparse
@@ -24,12 +24,10 @@ from clip_jax.planner import ENVIRONMENT
 
 if TYPE_CHECKING:  # jax comes with it, and reads the environment that main sets
     from clip_jax.planner.plan import Plan
+    from clip_jax.planner.search import Found
 
 MODELS = ("ViT-B-16", "ViT-L-14", "ViT-bigG-14", "ViT-H-14", "ViT-SO400M-14-SigLIP")
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
-# The compiler needs more than shapes tell; what is near the limit is not worth the minutes.
-HEADROOM = 1.4
-TRIES = 4
 FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a device | s a step | MFU |"
 GROWTH = "| model | topology | chips | pairs | GiB a device | MiB sent, reductions | MiB sent |"
 
@@ -55,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
-    from clip_jax.planner import cache
+    from clip_jax.planner import cache, search
 
     where = args.cache or cache.folder()
     head = GROWTH if args.per_device else FITS
@@ -68,29 +66,11 @@ def main(argv: Sequence[str]) -> int:
             if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)
                 continue
-            found, tried = first_fit(cfg, topology, where)
-            nothing = f"none of {tried} compiled fits" if tried else "by shapes nothing fits"
-            line = row(found) if found else f"| {model} | {topology.name} | {nothing} ||||||"
-            print(line, flush=True)
+            say = lambda text, at=f"{model} on {topology.name}": print(  # noqa: E731
+                f"{at}: {text}", file=sys.stderr, flush=True
+            )
+            print(row(search.run(cfg, topology, where, say, first=True)), flush=True)
     return DONE
-
-
-def first_fit(cfg: Config, topology: Topology, where: str) -> "tuple[Plan | None, int]":
-    """The plan that shapes alone put first among those that fit, and how many it took; None after
-    TRIES, or if shapes leave none with HEADROOM."""
-    from clip_jax.planner import analytic, plan, search
-
-    flops = analytic.model_flops(cfg)
-    every = search.candidates(cfg, topology.num_devices)
-    guesses = [search.guess(c, topology, flops) for c in every]
-    fitting = [g for g in guesses if HEADROOM * g.least < topology.device_usable]
-    tries = sorted(fitting, key=lambda g: (g.estimate.seconds, g.least))[:TRIES]
-    for count, g in enumerate(tries, 1):
-        print(f"{cfg.name} on {topology.name}: {g.name}", file=sys.stderr, flush=True)
-        found = plan.make(g.cfg, topology, where)
-        if found.fits:
-            return found, count
-    return None, len(tries)
 
 
 def spread(cfg: Config, topology: Topology, where: str) -> "Plan":
@@ -101,13 +81,16 @@ def spread(cfg: Config, topology: Topology, where: str) -> "Plan":
     return plan.make(dataclasses.replace(cfg, model=model, mesh=MeshConfig()), topology, where)
 
 
-def row(found: "Plan") -> str:
+def row(found: "Found") -> str:
     """A line under FITS."""
-    mesh, c, e = found.mesh, found.cfg, found.estimate
-    assert e is not None
+    start = f"| {found.cfg.name} | {found.topology.name} |"
+    best = found.best
+    if best is None or best.estimate is None:
+        return f"{start} {'not found yet' if found.untried else 'nothing fits'} | | | | | |"
+    mesh, c, e = best.mesh, best.cfg, best.estimate
     return (
-        f"| {c.name} | {found.topology.name} | {mesh['data']} x {mesh['fsdp']} | {c.model.remat} "
-        f"| {c.num_microbatches} | {found.needed / GIB:.2f} of {found.usable / GIB:.2f} "
+        f"{start} {mesh['data']} x {mesh['fsdp']} | {c.model.remat} "
+        f"| {c.num_microbatches} | {best.needed / GIB:.2f} of {best.usable / GIB:.2f} "
         f"| {e.seconds:.2f} | {100 * e.mfu:.0f} % |"
     )
 

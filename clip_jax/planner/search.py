@@ -2,7 +2,7 @@
 
 Candidates are tried in the order of their estimate from shapes. A candidate falls without being
 compiled when shapes alone need more memory than there is, when one that needs less did not fit, or
-when its estimate, scaled by what compiling its like has shown, is behind the best so far. At most
+when what compiling its like has shown says that it is too large, or behind the best so far. At most
 COMPILES new programs are compiled a call; stored results cost nothing, so a second call goes on.
 """
 
@@ -18,6 +18,7 @@ from clip_jax.planner.estimate import Estimate, estimate
 
 SEARCHED_REMAT = ("none", "dots", "full")  # not offload: estimates leave its transfers out
 COMPILES = 5  # a quarter of an hour for a large model on two cores
+TOO_LARGE = 1.05  # of the memory, for a need that is guessed from another candidate's
 SMALLEST = 8  # pairs of a device in a micro-batch; below, the matrix units wait
 MOST_PARTS = 32
 
@@ -40,6 +41,12 @@ class Guess:
             f"remat {c.model.remat}, {c.num_microbatches} micro-batch"
             f"{'es' if c.num_microbatches > 1 else ''}"
         )
+
+    @property
+    def rows(self) -> float:
+        """Pairs of a device in a micro-batch."""
+        shards = self.mesh["data"] * self.mesh["fsdp"]
+        return self.cfg.batch_size / (shards * self.cfg.num_microbatches)
 
     @property
     def kind(self) -> tuple[str, bool]:
@@ -93,8 +100,10 @@ def guess(cfg: Config, topology: Topology, model_flops: float) -> Guess:
     return Guess(cfg, mesh, least, estimate(measure, topology, mesh, cfg.batch_size, model_flops))
 
 
-def run(cfg: Config, topology: Topology, where: str, say: Callable[[str], None]) -> Found:
-    """Searches; the arguments are those of plan.make.
+def run(
+    cfg: Config, topology: Topology, where: str, say: Callable[[str], None], *, first: bool = False
+) -> Found:
+    """Searches; the arguments are those of plan.make and choose.
 
     Raises:
         UserError: the batch does not divide over the devices, or nothing can be compiled for them.
@@ -115,7 +124,7 @@ def run(cfg: Config, topology: Topology, where: str, say: Callable[[str], None])
         stored = cache.read(where, cache.key(g.cfg, topology)) is not None
         return plan.make(g.cfg, topology, where), not stored
 
-    return choose(cfg, topology, guesses, make, say)
+    return choose(cfg, topology, guesses, make, say, first=first)
 
 
 def choose(
@@ -124,6 +133,8 @@ def choose(
     guesses: list[Guess],
     make: Callable[[Guess], tuple[plan.Plan, bool]],
     say: Callable[[str], None] = lambda _: None,
+    *,
+    first: bool = False,
 ) -> Found:
     """The search itself.
 
@@ -133,6 +144,7 @@ def choose(
         guesses: all candidates.
         make: gives the plan, and whether it had to be compiled for that.
         say: told what is tried.
+        first: end with the first that fits, instead of the fastest.
     """
     plans: list[tuple[plan.Plan, Guess]] = []
     failed: list[Guess] = []
@@ -140,17 +152,21 @@ def choose(
     untried: list[str] = []
     compiled = 0
     ratios: dict[tuple[str, bool], float] = {}
+    excess: dict[str, float] = {}  # by remat: bytes beyond the least, per pair
     for g in sorted(guesses, key=lambda g: (g.estimate.seconds, g.least)):
         best = min((p.estimate.seconds for p, _ in plans if p.estimate), default=0.0)
-        if why := _falls(g, topology.device_usable, failed, best, ratios):
+        if why := _falls(g, topology.device_usable, failed, best, ratios, excess):
             fallen.append((g.name, why))
             continue
-        if compiled >= COMPILES:
+        if compiled >= COMPILES or (first and plans):
             untried.append(g.name)
             continue
         say(f"{g.name}: at least {g.least / GIB:.1f} GiB, {g.estimate.seconds:.3g} s")
         found, new = make(g)
         compiled += new
+        if found.fits or found.measure.over:
+            per_pair = max(0.0, found.needed - g.least) / g.rows
+            excess[g.cfg.model.remat] = min(per_pair, excess.get(g.cfg.model.remat, per_pair))
         if not found.fits or not found.estimate:
             failed.append(g)
             over = found.needed - found.usable
@@ -171,6 +187,7 @@ def _falls(
     failed: list[Guess],
     best: float,
     ratios: dict[tuple[str, bool], float],
+    excess: dict[str, float],
 ) -> str:
     """Why a candidate need not be compiled; empty if it must be."""
     if g.least > usable:
@@ -179,6 +196,9 @@ def _falls(
         same = f.cfg.model.remat == g.cfg.model.remat
         if same and f.least <= g.least and f.cfg.num_microbatches >= g.cfg.num_microbatches:
             return f"needs more than {f.name}, which does not fit"
+    needed = g.least + g.rows * excess.get(g.cfg.model.remat, 0.0)
+    if needed > TOO_LARGE * usable:
+        return f"needs about {needed / GIB:.1f} GiB a device (from shapes and its like, compiled)"
     e = g.estimate
     likely = (e.seconds - e.interconnect) * ratios.get(g.kind, 1.0) + e.interconnect
     if best and likely >= best:

@@ -12,6 +12,7 @@ from clip_jax.planner import plan
 from clip_jax.planner.compile import Measure
 from clip_jax.planner.counts import Collective
 from clip_jax.planner.estimate import estimate
+from clip_jax.planner.search import Found
 
 POD = parse_topology("v5e:4x4")
 CFG = tiny.config("nowhere", batch_size=2048)
@@ -33,29 +34,15 @@ def made(cfg, gib):
     return plan.Plan(cfg, POD, mesh, m, 0.0, 1e15, estimate(m, POD, mesh, 2048, 1e15))
 
 
-def test_the_first_that_the_compiler_finds_room_for(monkeypatch):
-    asked = []
-
-    def make(cfg, topology, where):
-        asked.append((cfg.mesh.fsdp, cfg.model.remat, cfg.num_microbatches))
-        return made(cfg, 20 if len(asked) < 3 else 12)
-
-    monkeypatch.setattr(plan, "make", make)
-    found, tried = bench.first_fit(CFG, POD, "")
-    assert len(set(asked)) == tried == 3
-    assert asked[2] == (found.mesh["fsdp"], found.cfg.model.remat, found.cfg.num_microbatches)
-    monkeypatch.setattr(plan, "make", lambda cfg, *_: made(cfg, 20))
-    assert bench.first_fit(CFG, POD, "") == (None, bench.TRIES)
-    small = dataclasses.replace(POD, chip=dataclasses.replace(POD.chip, usable=1.0))
-    assert bench.first_fit(CFG, small, "") == (None, 0)
-
-
 def test_rows():
     found = made(dataclasses.replace(CFG, mesh=dataclasses.replace(CFG.mesh, data=16)), 12)
-    cells = [x.strip() for x in bench.row(found).split("|")]
+    cells = [x.strip() for x in bench.row(Found(CFG, POD, [found], [], [])).split("|")]
     assert cells[1:7] == ["tiny", "v5e:4x4", "16 x 1", "none", "1", "12.00 of 15.75"]
     assert cells[8] == f"{100 * found.estimate.mfu:.0f} %"
     assert len(cells) == bench.FITS.count("|") + 1
+    for untried, text in (([], "nothing fits"), (["mesh 1 x 16 x 1"], "not found yet")):
+        assert f"| {text} |" in (line := bench.row(Found(CFG, POD, [], [], untried)))
+        assert line.count("|") == bench.FITS.count("|")
     cells = [x.strip() for x in bench.growth_row(found).split("|")]
     assert cells[1:-1] == ["tiny", "v5e:4x4", "16", "2,048", "12.00", "100", "107"]
     assert len(cells) == bench.GROWTH.count("|") + 1

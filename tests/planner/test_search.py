@@ -85,6 +85,31 @@ def test_compiling_one_corrects_the_guess_for_its_like():
     assert "slower: 1.8 s (from shapes and its like, compiled)" in found.fallen[0][1]
 
 
+def test_memory_beyond_the_shapes_is_learned_per_pair():
+    guesses = [
+        guess(16, 1, "full", 1, 4, 1.0),  # 128 pairs a device, needs 36 GiB: 32 beyond the shapes
+        guess(4, 4, "full", 1, 3, 1.1),  # so about 35
+        guess(16, 1, "full", 2, 3, 1.2),  # about 19
+        guess(16, 1, "full", 4, 3, 1.3),  # about 11
+        guess(16, 1, "dots", 2, 3, 1.4),  # another remat tells nothing
+    ]
+    compiler = Compiler({(1, "full", 1): (36, 1.0), (1, "full", 4): (12, 1.0)})
+    found = search.choose(CFG, POD, guesses, compiler, first=True)
+    assert compiler.asked == [(1, "full", 1), (1, "full", 4)]
+    assert found.best.cfg.num_microbatches == 4
+    why = dict(found.fallen)
+    assert "about 35.0 GiB" in why["mesh 4 x 4 x 1, remat full, 1 micro-batch"]
+    assert "about 19.0 GiB" in why["mesh 16 x 1 x 1, remat full, 2 micro-batches"]
+
+
+def test_the_first_that_fits_or_the_fastest():
+    guesses = [guess(16, 1, "dots", 1, 9, 1.1), guess(16, 1, "full", 1, 4, 1.3)]
+    answers = {(1, "dots", 1): (12, 1.5), (1, "full", 1): (9, 1.0)}
+    first = search.choose(CFG, POD, guesses, Compiler(answers), first=True)
+    assert first.best.cfg.model.remat == "dots" and len(first.untried) == 1
+    assert search.choose(CFG, POD, guesses, Compiler(answers)).best.cfg.model.remat == "full"
+
+
 def test_nothing_fits():
     guesses = [guess(16, 1, "full", 1, 14, 1.0), guess(16, 1, "none", 1, 20, 0.9)]
     found = search.choose(CFG, POD, guesses, Compiler({(1, "full", 1): (16, 1.0)}))
