@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--paths", action="append", default=[], help="other test data; may be repeated"
     )
+    parser.add_argument("--ema", action="store_true", help="of the moving average that it kept")
     parser.add_argument(
         "--distributed", default="auto", help="as of train: auto, off or on; all processes evaluate"
     )
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     from clip_jax.eval.run import choose, run_tasks, table
     from clip_jax.inference.load import load
 
-    model = load(args.run)
+    model = load(args.run, ema=args.ema)
     cfg = model.config
     tasks = choose(cfg.eval.tasks, [t for t in args.tasks.split(",") if t])
     if not tasks:

@@ -12,6 +12,7 @@ def parser() -> Parser:
     out.add_model()
     out.add_argument("--to", required=True, help="clip_jax, open_clip, hf, big_vision or diffusers")
     out.add_argument("--out", required=True, help="a folder that does not exist yet")
+    out.add_argument("--ema", action="store_true", help="the moving average that a run kept")
     out.add_argument("--dtype", default="float32", help="float32, float16 or bfloat16")
     return out
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     from clip_jax.inference.export import check, export, run_scores
 
     check(args.to, args.out, args.dtype)  # before the weights are read
-    model = load_model(args.source, args.config)
+    model = load_model(args.source, args.config, ema=args.ema)
     export(model, args.to, args.out, dtype=args.dtype, scores=run_scores(args.source))
     print(f"wrote {args.out}")
     return DONE

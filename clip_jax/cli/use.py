@@ -40,7 +40,9 @@ def at_least_one(text: str) -> int:
     return value
 
 
-def load_model(source: str, config: str | None = None, batch_size: int = 0) -> "Model":
+def load_model(
+    source: str, config: str | None = None, batch_size: int = 0, *, ema: bool = False
+) -> "Model":
     """The model, with another batch size if one is given; what is said goes to stderr.
 
     Raises:
@@ -49,5 +51,5 @@ def load_model(source: str, config: str | None = None, batch_size: int = 0) -> "
     from clip_jax.inference.load import load
 
     with contextlib.redirect_stdout(sys.stderr):
-        model = load(source, config=config)
+        model = load(source, config=config, ema=ema)
     return dataclasses.replace(model, batch_size=batch_size) if batch_size else model

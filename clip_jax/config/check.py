@@ -75,6 +75,8 @@ def _positive(cfg: Config) -> Iterator[str]:
         "optim.grad_clip": cfg.optim.grad_clip,
         "optim.weight_decay": cfg.optim.weight_decay,
         "optim.warmup_steps": cfg.optim.warmup_steps,
+        "optim.cooldown_steps": cfg.optim.cooldown_steps,
+        "optim.timescale_steps": cfg.optim.timescale_steps,
         "eval.every": cfg.eval.every,
         "log.watchdog_seconds": cfg.log.watchdog_seconds,
     }.items():
@@ -164,7 +166,9 @@ def _choices(cfg: Config) -> Iterator[str]:
         {
             "loss.wire_dtype": (cfg.loss.wire_dtype, ("float32", "bfloat16")),
             "optim.mu_dtype": (cfg.optim.mu_dtype, ("float32", "bfloat16")),
-            "optim.schedule": (cfg.optim.schedule, ("cosine", "constant")),
+            "optim.schedule": (cfg.optim.schedule, ("cosine", "linear", "rsqrt", "constant")),
+            "optim.kind": (cfg.optim.kind, ("adamw", "lion", "adafactor", "muon")),
+            "optim.decay_convention": (cfg.optim.decay_convention, ("torch", "big_vision")),
             "tokenizer.clean": (cfg.tokenizer.clean, ("none", "lower", "canonicalize")),
             "tokenizer.model_type": (cfg.tokenizer.model_type, ("unigram", "bpe")),
         }
@@ -177,17 +181,58 @@ def _chosen(choices: dict[str, tuple[str, tuple[str, ...]]]) -> Iterator[str]:
             yield f"config.{path}: must be one of {', '.join(allowed)} (got '{value}')"
 
 
-def _rest(cfg: Config) -> Iterator[str]:
-    if cfg.optim.warmup_steps >= cfg.num_steps:
+def _optim(cfg: Config) -> Iterator[str]:
+    optim = cfg.optim
+    if optim.warmup_steps + optim.cooldown_steps >= cfg.num_steps:
+        both = optim.warmup_steps + optim.cooldown_steps
+        name = "warmup_steps + cooldown_steps" if optim.cooldown_steps else "warmup_steps"
+        yield f"config.optim.{name}: must be below num_steps={cfg.num_steps} (got {both})"
+    if optim.cooldown_steps and optim.schedule not in ("rsqrt", "constant"):
         yield (
-            f"config.optim.warmup_steps: must be below num_steps={cfg.num_steps} "
-            f"(got {cfg.optim.warmup_steps})"
+            f"config.optim.cooldown_steps: '{optim.schedule}' comes down by itself; set it to 0, "
+            "or schedule to rsqrt or constant"
         )
-    for pattern in cfg.optim.decay:
+    if optim.timescale_steps and optim.schedule != "rsqrt":
+        yield f"config.optim.timescale_steps: only for rsqrt, not '{optim.schedule}'; set it to 0"
+    for item in optim.rates:
+        _, equals, factor = item.rpartition("=")
+        try:
+            good = bool(equals) and 0 <= float(factor) < math.inf
+        except ValueError:
+            good = False
+        if not good:
+            yield f"config.optim.rates: must be PATTERN=FACTOR, at least 0 (got '{item}')"
+    patterns = [("decay", p) for p in optim.decay]
+    patterns += [("rates", item.rpartition("=")[0]) for item in optim.rates]
+    for field, pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as e:
-            yield f"config.optim.decay: not a regular expression ({e}; got '{pattern}')"
+            yield f"config.optim.{field}: not a regular expression ({e}; got '{pattern}')"
+    for name in ("image_layer_decay", "text_layer_decay"):
+        if not 0 < (value := getattr(optim, name)) <= 1:
+            yield f"config.optim.{name}: must lie above 0 and at most at 1 (got {value})"
+    if not 0 <= optim.ema < 1:
+        yield f"config.optim.ema: must lie in 0..1, without 1 (got {optim.ema})"
+    if cfg.eval.ema and not optim.ema:
+        yield "config.eval.ema: there is no moving average; set config.optim.ema=0.9999"
+    if optim.logit_scale_max != 0 and not optim.logit_scale_max >= 1:
+        yield f"config.optim.logit_scale_max: must be 0 or >= 1 (got {optim.logit_scale_max})"
+
+
+def _init(cfg: Config) -> Iterator[str]:
+    for i, item in enumerate(cfg.init):
+        if not item.weights:
+            yield f"config.init[{i}].weights: is empty; name a run, a folder or a file"
+        try:
+            re.compile(item.parts)
+        except re.error as e:
+            yield f"config.init[{i}].parts: not a regular expression ({e}; got '{item.parts}')"
+
+
+def _rest(cfg: Config) -> Iterator[str]:
+    yield from _optim(cfg)
+    yield from _init(cfg)
     for option in cfg.compile.options:
         if not re.fullmatch(r"\w+=\S+", option):
             yield f"config.compile.options: must be name=value (got '{option}')"
@@ -195,8 +240,6 @@ def _rest(cfg: Config) -> Iterator[str]:
         value = getattr(cfg.data, name)
         if (value or name == "crop_ratio") and (len(value) != 2 or not 0 < value[0] <= value[1]):
             yield f"config.data.{name}: must be (low, high) with 0 < low <= high (got {value})"
-    if cfg.optim.logit_scale_max != 0 and not cfg.optim.logit_scale_max >= 1:
-        yield f"config.optim.logit_scale_max: must be 0 or >= 1 (got {cfg.optim.logit_scale_max})"
     if cfg.loss.kind.startswith("sigmoid") and not cfg.model.logit_bias:
         yield f"config.loss.kind: '{cfg.loss.kind}' needs config.model.logit_bias=True; set it"
     if not 0 <= cfg.data.max_bad_share <= 1:

@@ -180,20 +180,32 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW, its schedule and its guards."""
+    """The optimizer, its schedule and its guards."""
 
+    kind: str = _field("adamw", "'adamw', 'lion', 'adafactor' (big_vision's), or 'muon' for blocks")
     learning_rate: float = _field(5e-4, "peak learning rate")
-    b1: float = _field(0.9, "AdamW beta 1")
-    b2: float = _field(0.98, "AdamW beta 2")
-    mu_dtype: str = _field("float32", "type of AdamW's first moment: 'float32' or 'bfloat16'")
-    eps: float = _field(1e-6, "AdamW epsilon")
-    weight_decay: float = _field(0.2, "decoupled, times the learning rate")
+    b1: float = _field(0.9, "beta 1 of AdamW and Lion, momentum of Adafactor")
+    b2: float = _field(0.98, "beta 2 of AdamW and Lion; Adafactor's rises to it")
+    mu_dtype: str = _field("float32", "type of the first moment: 'float32' or 'bfloat16'")
+    eps: float = _field(1e-6, "epsilon of AdamW and Muon")
+    weight_decay: float = _field(0.2, "decoupled; how it is scaled is decay_convention")
+    decay_convention: str = _field(
+        "torch", "'torch': times the learning rate; 'big_vision': times the schedule alone, peak 1"
+    )
     decay: tuple[str, ...] = _field(
         (".*/(kernel|embedding|posemb|probe)",), "patterns of the parameter paths that decay"
     )
-    schedule: str = _field("cosine", "'cosine' or 'constant' after the warm-up")
+    rates: tuple[str, ...] = _field(
+        (), "'PATTERN=FACTOR' of the learning rate, first match wins; 0 = stands still"
+    )
+    image_layer_decay: float = _field(1.0, "factor of the learning rate per layer, from the top")
+    text_layer_decay: float = _field(1.0, "the same for the text tower")
+    schedule: str = _field("cosine", "after the warm-up: 'cosine', 'linear', 'rsqrt', 'constant'")
     warmup_steps: int = _field(0, "steps of linear warm-up")
+    cooldown_steps: int = _field(0, "last steps, linearly down to final_lr (rsqrt, constant)")
+    timescale_steps: int = _field(0, "of rsqrt: steps to 0.71 of the peak; 0 = as the warm-up")
     final_lr: float = _field(0.0, "learning rate at the end, as a share of the peak")
+    ema: float = _field(0.0, "decay of a moving average of the parameters; 0 = none is kept")
     grad_clip: float = _field(0.0, "largest global gradient norm; 0 = no clipping")
     logit_scale_max: float = _field(100.0, "the logit scale stays in 1..this; 0 = it is free")
     max_skipped: int = _field(10, "stop after this many steps in a row with a non-finite loss")
@@ -234,6 +246,8 @@ class EvalConfig:
     """Evaluation inside the run."""
 
     every: int = _field(0, "steps between evaluations; 0 = only at the end")
+    start: bool = _field(False, "also before the first step")
+    ema: bool = _field(False, "score the moving average (optim.ema) instead of the parameters")
     batch_size: int = _field(256, "images or prompts per step of an evaluation")
     tasks: tuple[TaskConfig, ...] = _field((), "what to evaluate")
 
@@ -258,6 +272,16 @@ class LogConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class InitConfig:
+    """Weights that a new run starts from."""
+
+    weights: str = _field("", "what clip_jax.load takes: a run, a folder, a file, hf-hub:NAME")
+    config: str = _field("", "name of their model, for weights that come without one")
+    parts: str = _field(".*", "pattern of the parameter paths that are taken")
+    ema: bool = _field(False, "the moving average of a run, instead of its parameters")
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One training run."""
 
@@ -270,6 +294,7 @@ class Config:
     num_steps: int = _field(10_000, "training steps")
     overfit: bool = _field(False, "fail unless the training loss ends near its floor (:overfit)")
     model: ModelConfig = _part(ModelConfig)
+    init: tuple[InitConfig, ...] = _field((), "weights to start from, one after the other")
     tokenizer: TokenizerConfig = _part(TokenizerConfig)
     data: DataConfig = _part(DataConfig)
     augment: AugmentConfig = _part(AugmentConfig)

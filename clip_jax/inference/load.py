@@ -30,6 +30,7 @@ def load(
     config: ModelConfig | str | None = None,
     init: str = "weights",
     step: int | None = None,
+    ema: bool = False,
     mesh: MeshConfig | None = None,
 ) -> Model:
     """A model, on all devices.
@@ -41,6 +42,7 @@ def load(
             another size or context the positions are resized.
         init: "random" for fresh parameters of `config`, and no source.
         step: of a certain checkpoint of a run.
+        ema: the moving average that a run kept (`config.optim.ema`), instead of its parameters.
         mesh: how the devices share it; by default each holds all parameters. MeshConfig(fsdp=8)
             spreads them over eight.
 
@@ -59,10 +61,12 @@ def load(
             "or config=NAME with init='random'"
         )
     if read.is_foreign(source):
+        if ema:
+            raise UserError(f"{source}: is no run, and has no moving average; leave ema out")
         return _foreign(source, config, devices)
     if config is not None:
         raise UserError(f"{source}: a run has its own config; leave config out")
-    return _run(source, step, devices)
+    return _run(source, step, ema, devices)
 
 
 def _random(source: str, config: ModelConfig | str | None, mesh: Mesh) -> Model:
@@ -105,10 +109,14 @@ def _tokenizer_of(found: read.Foreign) -> Tokenizer:
     return tokenizer
 
 
-def _run(run: str, step: int | None, mesh: Mesh) -> Model:
+def _run(run: str, step: int | None, ema: bool, mesh: Mesh) -> Model:
     cfg = read_config(run)
     params, stats = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
     shapes: dict[str, Any] = {"params": params, "stats": stats}
+    if ema:
+        if not cfg.optim.ema:
+            raise UserError(f"{run}: kept no moving average (config.optim.ema was 0)")
+        shapes = {"ema": params, "stats": stats}
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
@@ -127,7 +135,5 @@ def _run(run: str, step: int | None, mesh: Mesh) -> Model:
         tokenizer = build_tokenizer(
             cfg.tokenizer, vocab_size=cfg.model.text.vocab_size, stored=stored
         )
-    items = restored.items
-    return Model(
-        cfg, items["params"], items["stats"], tokenizer, mesh, cfg.eval.batch_size, progress=True
-    )
+    params, stats = restored.items["ema" if ema else "params"], restored.items["stats"]
+    return Model(cfg, params, stats, tokenizer, mesh, cfg.eval.batch_size, progress=True)

@@ -42,7 +42,7 @@ from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.tokenizers import build as build_tokenizer
-from clip_jax.train import agreement, program, start, summary
+from clip_jax.train import agreement, program, start, summary, warm
 from clip_jax.train.compiler import use_cache
 from clip_jax.train.log import Log
 from clip_jax.train.signals import Signals
@@ -50,7 +50,7 @@ from clip_jax.train.state import TrainState, init_state
 from clip_jax.train.watchdog import Watchdog
 
 _PEER_GONE = re.compile("Gloo|Connection (closed|reset) by peer|heartbeat|UNAVAILABLE")
-LAYOUT = ("params", "stats", "opt_state")  # each a checkpoint item; the rest travels as "rest"
+LAYOUT = ("params", "stats", "opt_state", "ema")  # a checkpoint item each; the rest is "rest"
 
 
 def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainState:
@@ -88,6 +88,9 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         else:
             with jax.set_mesh(prog.mesh):
                 state = init_state(prog.init, prog.abstract, cfg.seed)
+                state, lines = processes.together(lambda: warm.warmed(cfg, prog.mesh, state))
+            for text in lines:
+                line.say(text)
             position, first = 0, 0
         job = Job(cfg, workdir, prog, pipeline, checkpoints, lock, signals, line, order)
         processes.on_lead(job.describe)
@@ -134,8 +137,8 @@ class Job:
         log = Log(self, writer, first)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
-            if first and self.evaluation_due(first) and not self.has_scores(first):
-                self.evaluate(state, test, first, writer)  # it was killed after the checkpoint
+            if self.evaluation_due(first) and not self.has_scores(first):
+                self.evaluate(state, test, first, writer)  # at the start, or killed after saving
                 watchdog.beat(first)
             for step in range(first + 1, cfg.num_steps + 1):
                 with log.clock.waiting():
@@ -166,6 +169,8 @@ class Job:
     def evaluation_due(self, step: int) -> bool:
         """Whether the scores of `step` belong into the metrics."""
         every = self.cfg.eval.every
+        if step == 0:
+            return bool(self.cfg.eval.tasks and self.cfg.eval.start)
         return bool(self.cfg.eval.tasks and every and step % every == 0)
 
     def has_scores(self, step: int) -> bool:
@@ -197,7 +202,7 @@ class Job:
         """The current parameters, ready to use."""
         return Model(
             self.cfg,
-            state.params,
+            state.ema if self.cfg.eval.ema else state.params,
             state.stats,
             self.pipeline.tokenizer,
             self.prog.mesh,

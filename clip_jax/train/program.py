@@ -14,6 +14,7 @@ from clip_jax.errors import UserError
 from clip_jax.models import dual
 from clip_jax.sharding.mesh import batch_sharding, num_batch_shards
 from clip_jax.train.compiler import compiled
+from clip_jax.train.groups import decay_mask, moving, split
 from clip_jax.train.optimizer import make_optimizer
 from clip_jax.train.schedule import make_schedule
 from clip_jax.train.state import TrainState, abstract_state, make_init
@@ -69,8 +70,10 @@ def build(cfg: Config, mesh: Mesh) -> Program:
         )
     num_negatives = len(cfg.data.negatives)
     loss = losses.chosen(cfg.loss, mesh, cfg.batch_size, num_negatives)
-    tx = make_optimizer(cfg.optim, params)
-    init = make_init(model.init, tx)
+    keep = moving(cfg.optim, params)
+    decays = split(decay_mask(cfg.optim.decay, params), keep)[0]
+    tx = make_optimizer(cfg.optim, split(params, keep)[0], decays)
+    init = make_init(model.init, tx, keep, cfg.optim.ema)
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed,
@@ -78,6 +81,7 @@ def build(cfg: Config, mesh: Mesh) -> Program:
         tx,
         make_schedule(cfg.optim, cfg.num_steps),
         cfg.optim,
+        keep,
         cfg.num_microbatches,
     )
     jitted = jax.jit(

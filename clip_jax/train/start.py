@@ -21,7 +21,7 @@ FREE_FIELDS = (
     "loss.memory_mib", "data.cache", "data.threads", "data.prefetch", "data.max_bad_share",
     "data.train.paths", "tokenizer.path",
 )  # fmt: skip
-REFUSED = ("model", "tokenizer", "data", "seed", "loss")
+REFUSED = ("model", "tokenizer", "data", "seed", "loss", "init")
 
 
 def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
@@ -39,7 +39,7 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
             kind = "free"
         elif path == "loss.kind" and _family(before) == _family(now):
             kind = "free"  # another way to the same number
-        elif path.startswith(tuple(f"{p}." for p in REFUSED)) or path in REFUSED:
+        elif path.startswith(tuple(f"{p}{x}" for p in REFUSED for x in ".[")) or path in REFUSED:
             kind = "refused"
         lines[kind].append(f"config.{path}: was {before!r}, now {now!r}")
     if lines["refused"]:

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from clip_jax.sharding.rules import shardings
+from clip_jax.train.groups import split
 
 Tree = Any
 
@@ -20,7 +21,8 @@ class TrainState:
     """Arrays only.
 
     step: int32 (), updates tried. params: float32. stats: running statistics of batch norms
-    (empty without). opt_state: optax's. skipped, skipped_in_row: int32 (), steps whose loss or
+    (empty without). opt_state: optax's, of the parameters that move. ema: moving average of the
+    parameters (empty without). skipped, skipped_in_row: int32 (), steps whose loss or
     gradient was not finite. rng: uint32 key data of the run, never advanced.
     """
 
@@ -28,21 +30,28 @@ class TrainState:
     params: Tree
     stats: Tree
     opt_state: Tree
+    ema: Tree
     skipped: jax.Array
     skipped_in_row: jax.Array
     rng: jax.Array
 
 
 def make_init(
-    init_model: Callable[[jax.Array], tuple[Tree, Tree]], tx: optax.GradientTransformation
+    init_model: Callable[[jax.Array], tuple[Tree, Tree]],
+    tx: optax.GradientTransformation,
+    keep: Tree,
+    ema: float,
 ) -> Callable[[jax.Array], TrainState]:
-    """The pure function from the run's key to its first state."""
+    """The pure function from the run's key to its first state; `keep` as in make_step."""
 
     def init(rng: jax.Array) -> TrainState:
         params, stats = init_model(rng)
         zero = jnp.zeros((), jnp.int32)
+        moving = split(params, keep)[0]
+        # A copy of its own: state and average are donated to the step, each once.
+        average = jax.tree.map(jnp.copy, params) if ema else {}
         return TrainState(
-            zero, params, stats, tx.init(params), zero, zero, jax.random.key_data(rng)
+            zero, params, stats, tx.init(moving), average, zero, zero, jax.random.key_data(rng)
         )
 
     return init

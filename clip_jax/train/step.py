@@ -15,6 +15,7 @@ import optax
 
 from clip_jax.config.schema import OptimConfig
 from clip_jax.sharding.mesh import constrain_slices, each_part_of_data
+from clip_jax.train.groups import merge, split
 from clip_jax.train.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -29,8 +30,11 @@ def loss_and_grads(
     batch: Batch,
     rng: jax.Array,
     num_microbatches: int = 1,
+    fixed: Any = {},  # noqa: B006 never changed
 ) -> tuple[jax.Array, Any, Any, Metrics]:
     """Loss of the whole batch and its exact gradient; also the new stats and the loss's metrics.
+
+    `params` are those that move, `fixed` the others: see train/groups.py.
 
     The towers see `num_microbatches` slices, one after the other; the loss sees all embeddings
     once (Gao et al. 2021, GradCache). More than one costs another forward pass of the towers, and
@@ -41,7 +45,8 @@ def loss_and_grads(
         one = jax.checkpoint(lambda part: embed(params, stats, part, rng)[0])
         return jax.lax.map(one, slices)  # (a, b/a, e)
 
-    def whole(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+    def whole(moving: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        params = merge(moving, fixed)
         if num_microbatches == 1:
             z, new_stats = embed(params, stats, batch, rng)  # {image, text}: (b, e)
         else:
@@ -70,24 +75,30 @@ def make_step(
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
     cfg: OptimConfig,
+    keep: Any,
     num_microbatches: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The pure step (state, batch) -> (state, metrics), to be jitted once with donation."""
+    """The pure step (state, batch) -> (state, metrics), to be jitted once with donation.
+
+    `keep` has the structure of the parameters, True for those that move.
+    """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        moving, fixed = split(state.params, keep)
         value, grads, stats, metrics = loss_and_grads(
-            embed, loss, state.params, state.stats, batch, rng, num_microbatches
+            embed, loss, moving, state.stats, batch, rng, num_microbatches, fixed
         )
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, moving)
         lr = jnp.asarray(schedule(state.step))
         updates = jax.tree.map(lambda u: -lr * u, updates)
-        params: Any = optax.apply_updates(state.params, updates)
+        params: Any = merge(optax.apply_updates(moving, updates), fixed)
         if cfg.logit_scale_max:
             scale = jnp.clip(params["logit"]["scale"], 0.0, math.log(cfg.logit_scale_max))
             params = {**params, "logit": {**params["logit"], "scale": scale}}
-        new = dataclasses.replace(state, params=params, stats=stats, opt_state=opt_state)
+        ema = averaged(state.ema, params, state.step, cfg.ema) if cfg.ema else {}
+        new = dataclasses.replace(state, params=params, stats=stats, opt_state=opt_state, ema=ema)
 
         # One number for all devices, so that all of them skip or none does.
         good = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -111,3 +122,9 @@ def make_step(
         return new, metrics
 
     return step
+
+
+def averaged(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """The moving average after a step; at first it follows faster, (1 + step) / (10 + step)."""
+    share = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + share * (p - e), ema, params)

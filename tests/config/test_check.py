@@ -38,7 +38,19 @@ def test_a_good_config_has_no_findings():
         ("optim.learning_rate", 0.0),
         ("optim.warmup_steps", 8),
         ("optim.decay", ("(",)),
-        ("optim.schedule", "linear"),
+        ("optim.schedule", "exponential"),
+        ("optim.kind", "sgd"),
+        ("optim.decay_convention", "flax"),
+        ("optim.rates", ("image/.*",)),
+        ("optim.rates", ("image/.*=-1",)),
+        ("optim.rates", ("image/(=0.1",)),
+        ("optim.image_layer_decay", 0.0),
+        ("optim.text_layer_decay", 1.5),
+        ("optim.cooldown_steps", -1),
+        ("optim.cooldown_steps", 2),  # the schedule is a cosine
+        ("optim.timescale_steps", 2),
+        ("optim.ema", 1.0),
+        ("eval.ema", True),
         ("optim.logit_scale_max", 0.5),
         ("model.image.size", 3),
         ("model.image.channels", 2),
@@ -62,6 +74,15 @@ def test_a_good_config_has_no_findings():
 def test_each_finding_names_its_field(path, value):
     found = findings(change(path, value))
     assert found and any(f"config.{path}" in line for line in found), found
+
+
+def test_warmup_and_cooldown_leave_a_middle():
+    cfg = change("optim.schedule", "constant")
+    cfg = change("optim.warmup_steps", 4, change("optim.cooldown_steps", 4, cfg))
+    assert findings(cfg) == [
+        "config.optim.warmup_steps + cooldown_steps: must be below num_steps=8 (got 8)"
+    ]
+    assert findings(change("optim.cooldown_steps", 3, cfg)) == []
 
 
 def test_templates_need_one_slot():

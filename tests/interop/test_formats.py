@@ -223,7 +223,7 @@ def test_parameters_land_sharded(tmp_path):
     path = golden.GOLDEN / "vit_gelu" / "weights.safetensors"
     model = clip_jax.load(path, config=cfg, mesh=MeshConfig(fsdp=8))
     kernel = model.params["image"]["blocks"]["mlp"]["up"]["kernel"]  # (2, 40, 160)
-    assert kernel.addressable_shards[0].data.shape == (2, 5, 160)
+    assert kernel.addressable_shards[0].data.shape == (2, 40, 20)
     whole = clip_jax.load(path, config=cfg)
     image = np.zeros((1, 32, 32, 3), np.uint8)
     got, want = (m.embed_images([image[0]]) for m in (model, whole))

@@ -14,7 +14,8 @@ from clip_jax.interop.table import leaves, tree
 from clip_jax.losses import build as build_loss
 from clip_jax.models import dual
 from clip_jax.sharding.mesh import make_mesh
-from clip_jax.train.optimizer import decay_mask, make_optimizer
+from clip_jax.train.groups import decay_mask, moving
+from clip_jax.train.optimizer import make_optimizer
 from clip_jax.train.schedule import make_schedule
 from clip_jax.train.state import make_init
 from clip_jax.train.step import loss_and_grads, make_step
@@ -128,9 +129,11 @@ def test_training_mode_of_batch_norm():
 def test_ten_adamw_steps(trained):
     case = trained
     optim = OptimConfig(learning_rate=1e-3, weight_decay=0.2, schedule="constant")
-    tx = make_optimizer(optim, case.params)
-    state = make_init(lambda _: (case.params, case.stats), tx)(jax.random.key(0))
-    step = jax.jit(make_step(case.model.embed, case.loss, tx, make_schedule(optim, 10), optim))
+    keep = moving(optim, case.params)
+    tx = make_optimizer(optim, case.params, decay_mask(optim.decay, case.params))
+    state = make_init(lambda _: (case.params, case.stats), tx, keep, 0.0)(jax.random.key(0))
+    step = make_step(case.model.embed, case.loss, tx, make_schedule(optim, 10), optim, keep)
+    step = jax.jit(step)
     losses, scales = [], []
     for _ in range(10):
         state, metrics = step(state, case.batch)

@@ -12,7 +12,9 @@ import pytest
 import clip_jax
 import tiny
 from clip_jax.config.load import overfit
+from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
+from clip_jax.interop.table import leaves
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.sharding import processes
 from clip_jax.train import loop
@@ -243,3 +245,37 @@ def test_saving_ends_in_order_where_all_processes_end(monkeypatch, kind, joins):
     saving = Saving()
     loop._close(saving, kind)
     assert saving.closed is joins
+
+
+def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
+    folder, finished, tmp_path, capsys
+):
+    """As a user would: start from a run, freeze a tower, average, stop, go on, score, export."""
+    optim = dataclasses.replace(
+        tiny.config(folder).optim, rates=("image/.*=0",), ema=0.5, kind="adafactor", b2=0.95
+    )
+    cfg = tiny.config(folder, optim=optim, init=(InitConfig(str(finished)),))
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, start=True, ema=True))
+    run = tmp_path / "run"
+    clip_jax.pretrain(dataclasses.replace(cfg, num_steps=4), str(run), accept_changes=True)
+    clip_jax.pretrain(cfg, str(run), accept_changes=True)
+    assert f"start as in {finished}" in capsys.readouterr().out
+    steps = [x["step"] for x in read_metrics(str(run)) if "eval/colours/top1" in x]
+    assert steps[0] == 0 and steps[-1] == cfg.num_steps
+    start, end = clip_jax.load(finished), clip_jax.load(run)
+    average = clip_jax.load(run, ema=True)
+    for path, x in leaves(start.params).items():
+        same = np.array_equal(x, leaves(end.params)[path])
+        assert same == path.startswith("image/"), path
+        near = np.array_equal(leaves(average.params)[path], leaves(end.params)[path])
+        assert near == path.startswith("image/"), path
+    status, out, err = command.run("export", str(run), "--ema", "--to=clip_jax", f"--out={tmp_path}/w")
+    assert status == 0, out + err
+    for path, x in leaves(clip_jax.load(tmp_path / "w").params).items():
+        np.testing.assert_array_equal(x, leaves(average.params)[path], err_msg=path)
+    status, out, err = command.run("eval", str(run), "--ema")
+    assert status == 0, out + err
+    last = [x for x in read_metrics(str(run)) if "eval/colours/top1" in x][-1]["eval/colours/top1"]
+    assert f"{100 * last:.1f} %" in out
+    with pytest.raises(UserError, match="kept no moving average"):
+        clip_jax.load(finished, ema=True)

@@ -10,6 +10,8 @@ import pytest
 import tiny
 from clip_jax.config.schema import MeshConfig
 from clip_jax.data.feed import put
+from clip_jax.interop.table import leaves
+from clip_jax.metrics.flops import count_jaxpr
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import path_of
 from clip_jax.train import program
@@ -92,7 +94,8 @@ def test_bfloat16_stays_near_float32(one_device):
 @pytest.mark.parametrize("shape", [(1, 1, 1), (4, 1, 1)])
 def test_a_non_finite_loss_never_reaches_the_parameters(shape):
     mesh = make_mesh(MeshConfig(*shape))
-    prog = program.build(CFG, mesh)
+    cfg = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema=0.5))
+    prog = program.build(cfg, mesh)
     with jax.set_mesh(mesh):
         state = init_state(prog.init, prog.abstract, CFG.seed)
     execute = prog.compile()
@@ -113,7 +116,7 @@ def test_a_non_finite_loss_never_reaches_the_parameters(shape):
     state, metrics = execute(state, put(poisoned, mesh))
     assert not np.isfinite(float(metrics["loss"]))
     after = jax.device_get(state)
-    for name in ("params", "opt_state"):
+    for name in ("params", "opt_state", "ema"):
         for a, b in zip(
             jax.tree.leaves(getattr(before, name)),
             jax.tree.leaves(getattr(after, name)),
@@ -152,3 +155,60 @@ def test_a_bfloat16_first_moment_takes_half_the_memory():
     _, state, _ = train(dataclasses.replace(CFG, optim=optim), steps=2)
     moments = {x.dtype for x in jax.tree.leaves(state.opt_state) if x.ndim}
     assert moments == {jnp.dtype("bfloat16"), jnp.dtype("float32")}
+
+
+def test_a_tower_that_stands_still_has_no_optimizer_state_and_no_backward_pass():
+    def changed(*rates):
+        return dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, rates=rates))
+
+    def flops(cfg):
+        prog = program.build(cfg, make_mesh(MeshConfig(1, 1, 1)))
+        return count_jaxpr(prog.trace().jaxpr.jaxpr)
+
+    _, before, _ = train(CFG, steps=0)
+    losses, after, _ = train(changed("image/.*=0"), steps=3)
+    assert len(set(losses)) == 3
+    for path, x in leaves(before.params).items():
+        same = np.array_equal(x, leaves(after.params)[path])
+        assert same == path.startswith("image/"), path
+    assert not [p for p in leaves(after.opt_state) if "image/" in p]
+    assert [p for p in leaves(after.opt_state) if "text/" in p]
+    towers = [flops(changed(f"(?!{side}/).*=0")) for side in ("image", "text")]
+    nothing_but_scale = flops(changed("(?!logit/).*=0"))
+    # Each tower's backward pass counts by itself.
+    saved = flops(CFG) - nothing_but_scale
+    assert sum(t - nothing_but_scale for t in towers) == pytest.approx(saved, rel=1e-6)
+    assert nothing_but_scale < 0.4 * flops(CFG)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_layer_decay_and_rates_reach_the_parameters(parts):
+    def change(**changes):
+        optim = dataclasses.replace(CFG.optim, weight_decay=0.0, grad_clip=0.0, **changes)
+        cfg = dataclasses.replace(CFG, optim=optim, num_microbatches=parts)
+        return leaves(train(cfg, steps=1)[1].params)
+
+    start = leaves(train(CFG, steps=0)[1].params)
+    plain = change()
+    scaled = change(rates=("text/head/.*=0.25",), image_layer_decay=0.5)
+    moved = {p: (scaled[p] - start[p], plain[p] - start[p]) for p in start}
+    factors = {"text/head/kernel": 0.25, "text/posemb": 1.0, "image/posemb": 0.125}
+    for path, factor in factors.items():
+        got, want = moved[path]
+        np.testing.assert_allclose(got, factor * want, rtol=2e-2, atol=1e-7, err_msg=path)
+    got, want = moved["image/blocks/mlp/up/kernel"]
+    np.testing.assert_allclose(got[0], 0.25 * want[0], rtol=2e-2, atol=1e-7)
+    np.testing.assert_allclose(got[1], 0.5 * want[1], rtol=2e-2, atol=1e-7)
+
+
+def test_the_moving_average_follows_the_parameters():
+    cfg = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema=0.3))
+    want = [leaves(train(CFG, steps=n)[1].params) for n in range(4)]
+    average = dict(want[0])
+    for step in range(3):
+        decay = min(0.3, (1 + step) / (10 + step))
+        average = {p: decay * x + (1 - decay) * want[step + 1][p] for p, x in average.items()}
+    _, state, _ = train(cfg, steps=3)
+    for path, x in leaves(state.ema).items():
+        np.testing.assert_allclose(x, average[path], rtol=0, atol=2e-6, err_msg=path)
+    assert leaves(train(CFG, steps=0)[1].ema) == {}
