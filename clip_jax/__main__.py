@@ -11,6 +11,7 @@ from clip_jax.errors import BUG, DONE, INTERRUPTED, USER, Stop, UserError, near
 VERBS = {
     "train": "train a model from image-text pairs, or go on where a run stopped",
     "plan": "compile a run for hardware that is not here: does it fit, and how fast",
+    "sweep": "run many variants of a recipe, or print the commands that would",
     "eval": "evaluate a finished or running run",
     "embed": "embed a data set into Parquet files, for search and filtering",
     "classify": "say which of some names fits each picture",

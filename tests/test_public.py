@@ -30,7 +30,7 @@ def options(verb):
 
 
 def test_verbs_and_options():
-    verbs = ["train", "plan", "eval", "embed", "classify", "search", "export", "bench"]
+    verbs = ["train", "plan", "sweep", "eval", "embed", "classify", "search", "export", "bench"]
     assert list(entry.VERBS) == verbs
     assert list(train.OPTIONS) == [
         "--config",
@@ -39,7 +39,7 @@ def test_verbs_and_options():
         "--accept_changes",
         "--distributed",
     ]
-    assert {verb: options(verb) for verb in ("plan", *verbs[3:7])} == {
+    assert {verb: options(verb) for verb in ("plan", "sweep", *verbs[4:8])} == {
         "plan": [
             "--config",
             "--topology",
@@ -49,6 +49,7 @@ def test_verbs_and_options():
             "--json",
             "--cache",
         ],
+        "sweep": ["--config", "--workdir", "--parallel", "--sort", "--print", "--table"],
         "embed": [
             "source",
             "--config",
@@ -73,7 +74,7 @@ def test_verbs_and_options():
             "--format",
         ],
         "search": ["source", "--config", "index", "--text", "--image", "--top", "--html"],
-        "export": ["source", "--config", "--to", "--out", "--dtype"],
+        "export": ["source", "--config", "--to", "--out", "--ema", "--dtype"],
     }
 
 

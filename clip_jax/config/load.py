@@ -4,11 +4,13 @@ A recipe is a Python file with `get_config(arg: str = "") -> ConfigDict`; `--con
 ones that come with the package, `--config=path/to/file.py:arg` any other. `:overfit` works on all.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import re
 import traceback
 import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +88,51 @@ def _find(name: str) -> Path:
     )
 
 
+def read_sweep(recipe: str) -> Callable[[Callable[..., None]], Any]:
+    """The recipe's `sweep(add)`, which calls add({field: value, ...}) once for each trial.
+
+    Raises:
+        UserError: the recipe has none; also when called and its code fails.
+    """
+    path = _find(recipe.partition(":")[0])
+    module = _module(path)
+    if not hasattr(module, "sweep"):
+        raise UserError(f"{path}: no function sweep(add); a sweep needs one")
+
+    def sweep(add: Callable[..., None]) -> Any:
+        with _named(path):
+            return module.sweep(add)
+
+    return sweep
+
+
 def _call(path: Path, arg: str) -> Any:
+    module = _module(path)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path}: no function get_config(arg); a recipe needs one")
+    with _named(path):
+        return module.get_config(arg)
+
+
+def _module(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"--config: not a Python file (got '{path}')")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _named(path):
+            spec.loader.exec_module(module)
     except SyntaxError as e:
         raise UserError(f"{path}:{e.lineno}: {e.msg}; mend the recipe") from e
-    except Exception as e:
-        raise _broken(path, e) from e
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: no function get_config(arg); a recipe needs one")
+    return module
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the recipe's code as one line that says where."""
     try:
-        return module.get_config(arg)
-    except UserError:
+        yield
+    except (UserError, SyntaxError):
         raise
     except Exception as e:
         raise _broken(path, e) from e

@@ -269,7 +269,9 @@ def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
         assert same == path.startswith("image/"), path
         near = np.array_equal(leaves(average.params)[path], leaves(end.params)[path])
         assert near == path.startswith("image/"), path
-    status, out, err = command.run("export", str(run), "--ema", "--to=clip_jax", f"--out={tmp_path}/w")
+    status, out, err = command.run(
+        "export", str(run), "--ema", "--to=clip_jax", f"--out={tmp_path}/w"
+    )
     assert status == 0, out + err
     for path, x in leaves(clip_jax.load(tmp_path / "w").params).items():
         np.testing.assert_array_equal(x, leaves(average.params)[path], err_msg=path)

@@ -1,0 +1,70 @@
+"""clip_jax sweep --config=RECIPE --workdir=DIR [--parallel=N] [--sort=METRIC] [--config.x=y ...]"""
+
+import signal
+from collections.abc import Sequence
+
+from clip_jax.cli.use import Parser, at_least_one
+from clip_jax.errors import CHECK_FAILED, DONE, INTERRUPTED, RESTART, UserError
+
+
+def parser() -> Parser:
+    """The options of the verb."""
+    out = Parser(
+        "sweep",
+        "Run all trials that the recipe's sweep(add) names; the same command goes on. Other "
+        "options, --config.FIELD=VALUE, hold for every trial.",
+    )
+    out.add_argument("--config", required=True, help="a recipe with get_config and sweep(add)")
+    out.add_argument("--workdir", required=True, help="folder of the sweep: one run per trial")
+    out.add_argument(
+        "--parallel",
+        type=at_least_one,
+        default=1,
+        help="trials at a time; the accelerators of this machine are divided among them",
+    )
+    out.add_argument(
+        "--sort", default="", help="metric that orders the table; -METRIC: largest first"
+    )
+    out.add_argument(
+        "--print",
+        dest="kind",
+        default="",
+        help="run nothing; print the commands: shell or slurm (a job array)",
+    )
+    out.add_argument("--table", action="store_true", help="run nothing; show what is there")
+    return out
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the verb."""
+    overrides = tuple(a for a in argv if a.startswith(("--config.", "--noconfig.")))
+    for item in overrides:
+        if "=" not in item and not item.startswith("--noconfig."):
+            raise UserError(f"sweep: {item}: write it as {item}=VALUE")
+    args = parser().parse_args([a for a in argv if a not in overrides])
+
+    from clip_jax.sweep import emit, results, run, trials
+
+    found = trials.expand(args.config, overrides)
+    if args.kind:
+        if args.kind not in emit.KINDS:
+            raise UserError(f"--print: must be one of {', '.join(emit.KINDS)} (got '{args.kind}')")
+        print(emit.lines(args.kind, found, args.workdir))
+        return DONE
+    statuses: dict[str, int] = {}
+    if not args.table:
+        groups = run.device_groups(args.parallel)
+        statuses = run.run(found, args.workdir, groups, lambda text: print(text, flush=True))
+    if stopped := statuses.pop("", 0):
+        print("stopped; the same command goes on")
+        return INTERRUPTED if stopped == signal.SIGINT else RESTART
+    rows = results.rows(found, args.workdir)
+    by = args.sort or results.default_sort(rows)
+    rows = results.ordered(rows, by)
+    print(results.text(rows))
+    paths = results.write(rows, args.workdir, found[0].cfg.name, by)
+    print(f"results: {paths[0]}, {paths[1]}")
+    failed = [name for name, status in statuses.items() if status != DONE]
+    if failed:
+        print(f"{len(failed)} of {len(found)} trials failed; the same command tries them again")
+    return CHECK_FAILED if failed else DONE
