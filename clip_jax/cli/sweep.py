@@ -43,9 +43,10 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"sweep: {item}: write it as {item}=VALUE")
     args = parser().parse_args([a for a in argv if a not in overrides])
 
+    from clip_jax.data.sources import counter
     from clip_jax.sweep import emit, results, run, trials
 
-    found = trials.expand(args.config, overrides)
+    found = trials.expand(args.config, overrides, counter(args.workdir))
     if args.kind:
         if args.kind not in emit.KINDS:
             raise UserError(f"--print: must be one of {', '.join(emit.KINDS)} (got '{args.kind}')")

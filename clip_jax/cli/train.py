@@ -68,7 +68,10 @@ def main(argv: Sequence[str]) -> int:
     for name in ("--config", "--workdir"):
         if not own.get(name) and not (name == "--workdir" and "--dry_run" in own):
             raise UserError(f"{name}: is missing; {OPTIONS[name]}")
-    cfg = load(own["--config"], overrides)
+
+    from clip_jax.data.sources import counter
+
+    cfg = load(own["--config"], overrides, pairs=counter(own.get("--workdir", "")))
 
     from clip_jax.sharding import processes, start
 

@@ -72,6 +72,7 @@ def _positive(cfg: Config) -> Iterator[str]:
     for path, value in {
         "data.threads": cfg.data.threads,
         "data.limit": cfg.data.limit,
+        "data.epoch_size": cfg.data.epoch_size,
         "optim.grad_clip": cfg.optim.grad_clip,
         "optim.weight_decay": cfg.optim.weight_decay,
         "optim.warmup_steps": cfg.optim.warmup_steps,

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError, near
@@ -36,7 +36,23 @@ def from_dict(
     for name in data:
         if name not in types:
             raise UserError(f"{where}.{name}: no such field{near(name, types)}")
-    return kind(**{n: _value(data[n], types[n], f"{where}.{n}") for n in types if n in data})
+    lengths = {f.name for f in dataclasses.fields(kind) if f.metadata.get("length")}
+    return kind(
+        **{
+            n: _length(data[n], f"{where}.{n}")
+            if n in lengths
+            else _value(data[n], types[n], f"{where}.{n}")
+            for n in types
+            if n in data
+        }
+    )
+
+
+def _length(x: Any, where: str) -> int | str:
+    """Steps, or a text that config/units.py turns into steps."""
+    if type(x) not in (int, str):
+        raise UserError(f"{where}: must be int, or a text such as '2Bex' or '32ep' (got {x!r})")
+    return x
 
 
 def _value(x: Any, kind: Any, where: str) -> Any:
@@ -57,9 +73,14 @@ def _value(x: Any, kind: Any, where: str) -> Any:
 def to_config_dict(cfg: Any) -> Any:
     """A dataclass as an unlocked ConfigDict, for a recipe to change."""
 
+    def value(x: Any, field: Any) -> Any:
+        if field.metadata.get("length"):  # takes a number and a text
+            return FieldReference(x, field_type=object)
+        return plain(x)
+
     def plain(x: Any) -> Any:
         if dataclasses.is_dataclass(x):
-            return ConfigDict({f.name: plain(getattr(x, f.name)) for f in dataclasses.fields(x)})
+            return ConfigDict({f.name: value(getattr(x, f.name), f) for f in dataclasses.fields(x)})
         return tuple(plain(v) for v in x) if isinstance(x, tuple) else x
 
     return plain(cfg)
@@ -104,4 +125,6 @@ def describe(kind: Any = Config, prefix: str = "config.") -> Iterator[tuple[str,
             yield from describe(items[0], path + "[i].")
         else:
             name = f"tuple of {items[0].__name__}" if items else hint.__name__
+            if field.metadata.get("length"):
+                name = "steps, '2Bex', '32ep'"
             yield path, name, field.default, field.metadata["help"]

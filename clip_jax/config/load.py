@@ -18,26 +18,33 @@ from absl import flags
 from ml_collections import config_flags
 
 import clip_jax.config
-from clip_jax.config import check
+from clip_jax.config import check, units
 from clip_jax.config.codec import from_dict, to_config_dict
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError, near
 
 
-def load(recipe: str, overrides: tuple[str, ...] = (), *, needs_data: bool = True) -> Config:
+def load(
+    recipe: str,
+    overrides: tuple[str, ...] = (),
+    *,
+    needs_data: bool = True,
+    pairs: Callable[[Config], int] | None = None,
+) -> Config:
     """The Config of a recipe with overrides applied.
 
     Args:
         recipe: name or path, with an optional `:argument`.
         overrides: command-line arguments such as `--config.optim.learning_rate=1e-3`.
         needs_data: False = no data is read, so its paths may be missing.
+        pairs: counts the training pairs, for lengths in epochs.
 
     Raises:
         UserError: a missing recipe, an unknown field, a wrong type, or fields that contradict.
     """
     config = read_recipe(recipe)
     _check_overrides(overrides)
-    return checked(from_dict(_override(config, overrides)), needs_data=needs_data)
+    return checked(from_dict(_override(config, overrides)), needs_data=needs_data, pairs=pairs)
 
 
 def read_recipe(recipe: str) -> Any:
@@ -55,8 +62,11 @@ def read_recipe(recipe: str) -> Any:
     return config
 
 
-def checked(cfg: Config, *, needs_data: bool = True) -> Config:
-    """Returns `cfg`, or raises one UserError with all findings."""
+def checked(
+    cfg: Config, *, needs_data: bool = True, pairs: Callable[[Config], int] | None = None
+) -> Config:
+    """`cfg` with all lengths in steps; or raises one UserError with all findings."""
+    cfg = units.settled(cfg, pairs)
     if findings := check.findings(cfg, needs_data=needs_data):
         raise UserError("\n".join(findings))
     return cfg
@@ -203,10 +213,19 @@ def _type_of(path: str) -> Any:
 
 
 def _quoted(item: str) -> str:
-    """Puts a bare string for a tuple of strings in quotes: the library trips over '{1,2}'."""
+    """Puts a bare string for a tuple of strings, or for a length, in quotes."""
     flag, equals, value = item.partition("=")
     bare = equals and not value.startswith(("(", "[", "'", '"'))
-    return f"{flag}={value!r}" if bare and _type_of(flag.lstrip("-")) == tuple[str, ...] else item
+    path = flag.lstrip("-")
+    if not bare or (_type_of(path) != tuple[str, ...] and not _is_length(path)):
+        return item
+    return f"{flag}={value!r}"
+
+
+def _is_length(path: str) -> bool:
+    parent, _, name = path.rpartition(".")
+    fields = {f.name: f for f in dataclasses.fields(_type_of(parent))}
+    return name in fields and bool(fields[name].metadata.get("length"))
 
 
 def _override(config: Any, overrides: tuple[str, ...]) -> Any:

@@ -12,6 +12,11 @@ def _field(default: Any, meaning: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
+def _length(default: int, meaning: str) -> Any:
+    """A number of steps; in a recipe also a text in another unit, see config/units.py."""
+    return dataclasses.field(default=default, metadata={"help": meaning, "length": True})
+
+
 def _part(kind: type) -> Any:
     return dataclasses.field(default_factory=kind)
 
@@ -147,6 +152,7 @@ class DataConfig:
     )
     crop_ratio: tuple[float, ...] = _field((0.75, 1.3333333), "aspect ratio of that crop")
     flip: bool = _field(False, "mirror half of the images")
+    epoch_size: int = _field(0, "pairs of an epoch, for lengths in epochs; 0 = all there are")
     limit: int = _field(0, "use only so many pairs, spread over the training data; 0 = all")
     cache: bool = _field(False, "keep the decoded pairs in memory, for small data")
     threads: int = _field(1, "threads that read and decode; 0 = in the training thread")
@@ -201,9 +207,9 @@ class OptimConfig:
     image_layer_decay: float = _field(1.0, "factor of the learning rate per layer, from the top")
     text_layer_decay: float = _field(1.0, "the same for the text tower")
     schedule: str = _field("cosine", "after the warm-up: 'cosine', 'linear', 'rsqrt', 'constant'")
-    warmup_steps: int = _field(0, "steps of linear warm-up")
-    cooldown_steps: int = _field(0, "last steps, linearly down to final_lr (rsqrt, constant)")
-    timescale_steps: int = _field(0, "of rsqrt: steps to 0.71 of the peak; 0 = as the warm-up")
+    warmup_steps: int = _length(0, "steps of linear warm-up")
+    cooldown_steps: int = _length(0, "last steps, linearly down to final_lr (rsqrt, constant)")
+    timescale_steps: int = _length(0, "of rsqrt: steps to 0.71 of the peak; 0 = as the warm-up")
     final_lr: float = _field(0.0, "learning rate at the end, as a share of the peak")
     ema: float = _field(0.0, "decay of a moving average of the parameters; 0 = none is kept")
     grad_clip: float = _field(0.0, "largest global gradient norm; 0 = no clipping")
@@ -245,7 +251,7 @@ class TaskConfig:
 class EvalConfig:
     """Evaluation inside the run."""
 
-    every: int = _field(0, "steps between evaluations; 0 = only at the end")
+    every: int = _length(0, "steps between evaluations; 0 = only at the end")
     start: bool = _field(False, "also before the first step")
     ema: bool = _field(False, "score the moving average (optim.ema) instead of the parameters")
     batch_size: int = _field(256, "images or prompts per step of an evaluation")
@@ -256,7 +262,7 @@ class EvalConfig:
 class CheckpointConfig:
     """Saving."""
 
-    every: int = _field(1000, "steps between checkpoints; the last step is always saved")
+    every: int = _length(1000, "steps between checkpoints; the last step is always saved")
     keep: int = _field(3, "how many to keep")
 
 
@@ -264,7 +270,7 @@ class CheckpointConfig:
 class LogConfig:
     """Logging."""
 
-    every: int = _field(10, "steps between lines of metrics.jsonl")
+    every: int = _length(10, "steps between lines of metrics.jsonl")
     watchdog_seconds: float = _field(
         3600.0,
         "end with status 42 when no step, evaluation or checkpoint ends for so long; 0 = never",
@@ -291,7 +297,7 @@ class Config:
     num_microbatches: int = _field(
         1, "the towers see the batch in this many parts: less memory, the same gradient"
     )
-    num_steps: int = _field(10_000, "training steps")
+    num_steps: int = _length(10_000, "training steps")
     overfit: bool = _field(False, "fail unless the training loss ends near its floor (:overfit)")
     model: ModelConfig = _part(ModelConfig)
     init: tuple[InitConfig, ...] = _field((), "weights to start from, one after the other")

@@ -11,7 +11,7 @@ A trial is named by a hash of its config, so it keeps its name when others are a
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from clip_jax.config.codec import to_dict
@@ -42,8 +42,10 @@ class Trial:
         return ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in self.changes.items())
 
 
-def expand(recipe: str, overrides: tuple[str, ...] = ()) -> list[Trial]:
-    """All trials, in the recipe's order; the overrides hold for each.
+def expand(
+    recipe: str, overrides: tuple[str, ...] = (), pairs: Callable[[Config], int] | None = None
+) -> list[Trial]:
+    """All trials, in the recipe's order; the overrides hold for each. `pairs` as in config.load.
 
     Raises:
         UserError: no sweep in the recipe, an unknown field, or a field that the sweep sets too.
@@ -59,7 +61,7 @@ def expand(recipe: str, overrides: tuple[str, ...] = ()) -> list[Trial]:
     found: dict[str, Trial] = {}
     for changes in added:
         fields = tuple(option(k, v) for k, v in changes.items())
-        cfg = load(recipe, (*overrides, *fields))
+        cfg = load(recipe, (*overrides, *fields), pairs=pairs)
         text = json.dumps(to_dict(cfg), sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:8]
         flags = (f"--config={recipe}", *overrides, *fields)

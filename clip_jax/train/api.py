@@ -5,6 +5,7 @@ from typing import Any
 from clip_jax.config.codec import from_dict
 from clip_jax.config.load import checked, load
 from clip_jax.config.schema import Config
+from clip_jax.data.sources import counter
 from clip_jax.train import loop
 
 
@@ -19,8 +20,9 @@ def pretrain(config: Any, workdir: str, *, accept_changes: bool = False) -> None
     Raises:
         UserError: what you can mend, in one line.
     """
+    pairs = counter(workdir)
     if isinstance(config, str):
-        config = load(config)
+        config = load(config, pairs=pairs)
     elif not isinstance(config, Config):
         config = from_dict(config)
-    loop.run(checked(config), workdir, accept_changes=accept_changes)
+    loop.run(checked(config, pairs=pairs), workdir, accept_changes=accept_changes)

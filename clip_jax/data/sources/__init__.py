@@ -8,7 +8,7 @@ from typing import Protocol
 
 from clip_jax import files
 from clip_jax.config.extend import resolve
-from clip_jax.config.schema import SplitConfig
+from clip_jax.config.schema import Config, SplitConfig
 from clip_jax.data.record import Example
 from clip_jax.data.sources import folder, tfds, webdataset
 from clip_jax.errors import UserError
@@ -85,6 +85,12 @@ def open_source(cfg: SplitConfig, *, index_dir: str, limit: int = 0) -> Source:
         where = ", ".join(cfg.paths) or cfg.kind
         raise UserError(f"{where}: holds no examples; name data with at least one pair")
     return Limited(source, limit) if limit else source
+
+
+def counter(workdir: str) -> Callable[[Config], int]:
+    """Counts the training pairs of a config, as a run in `workdir` finds them."""
+    where = index_dir(workdir) if workdir else ""
+    return lambda cfg: len(open_source(cfg.data.train, index_dir=where, limit=cfg.data.limit))
 
 
 def all_captions(source: Source) -> Iterator[str]:
