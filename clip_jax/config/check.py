@@ -223,8 +223,6 @@ def _optim(cfg: Config) -> Iterator[str]:
 
 def _init(cfg: Config) -> Iterator[str]:
     for i, item in enumerate(cfg.init):
-        if not item.weights:
-            yield f"config.init[{i}].weights: is empty; name a run, a folder or a file"
         try:
             re.compile(item.parts)
         except re.error as e:
@@ -251,6 +249,9 @@ def _rest(cfg: Config) -> Iterator[str]:
 
 
 def _paths(cfg: Config) -> Iterator[str]:
+    for i, item in enumerate(cfg.init):
+        if not item.weights:
+            yield f"config.init[{i}].weights: is empty; name a run, a folder or a file"
     if not any(cfg.data.train.paths):
         yield "config.data.train.paths: is empty; give --config.data.train.paths=PATH"
     if cfg.eval.tasks and not any(cfg.data.test.paths):

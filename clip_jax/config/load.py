@@ -1,7 +1,8 @@
 """Recipe file + overrides -> checked Config. Touches no device.
 
 A recipe is a Python file with `get_config(arg: str = "") -> ConfigDict`; `--config=NAME` finds the
-ones that come with the package, `--config=path/to/file.py:arg` any other. `:overfit` works on all.
+ones that come with the package, `--config=path/to/file.py:arg` any other. `:overfit` and `:tiny`
+work on all.
 """
 
 import contextlib
@@ -19,9 +20,12 @@ from ml_collections import config_flags
 
 import clip_jax.config
 from clip_jax.config import check, units
+from clip_jax.config.base import overfit, tiny
 from clip_jax.config.codec import from_dict, to_config_dict
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError, near
+
+FOR_ALL: dict[str, Callable[[Any], None]] = {"overfit": overfit, "tiny": tiny}
 
 
 def load(
@@ -55,10 +59,11 @@ def read_recipe(recipe: str) -> Any:
     """
     path, _, arg = recipe.partition(":")
     words = arg.split(",") if arg else []
-    config = _call(_find(path), ",".join(w for w in words if w != "overfit"))
+    config = _call(_find(path), ",".join(w for w in words if w not in FOR_ALL))
     config = to_config_dict(from_dict(config))
-    if "overfit" in words:
-        overfit(config)
+    for word in words:
+        if word in FOR_ALL:
+            FOR_ALL[word](config)
     return config
 
 
@@ -160,25 +165,10 @@ def variant(arg: str, known: tuple[str, ...]) -> str:
     """The single word of a recipe's argument, checked; '' if there is none."""
     if arg and arg not in known:
         raise UserError(
-            f"--config: no variant '{arg}'; known: {', '.join((*known, 'overfit'))}"
+            f"--config: no variant '{arg}'; known: {', '.join((*known, *FOR_ALL))}"
             f"{near(arg, known)}"
         )
     return arg
-
-
-def overfit(config: Any) -> None:
-    """Changes a recipe into a check of data and model: learn 128 pairs by heart."""
-    config.overfit = True
-    config.name += ", overfit"
-    config.batch_size, config.num_steps, config.data.limit = 128, 300, 128
-    config.data.group_by = "caption"
-    config.data.crop_scale, config.data.flip = (), False
-    config.augment = to_config_dict(Config().augment)
-    config.optim.learning_rate = 1e-3
-    config.optim.schedule, config.optim.warmup_steps = "constant", 20
-    config.optim.weight_decay, config.optim.grad_clip = 0.0, 1.0
-    config.eval.tasks = ()
-    config.checkpoint.every = config.num_steps
 
 
 def _check_overrides(overrides: tuple[str, ...]) -> None:

@@ -29,7 +29,7 @@ def make_schedule(cfg: OptimConfig, num_steps: int) -> optax.Schedule:
     elif cfg.schedule == "rsqrt":
         timescale = cfg.timescale_steps or max(1, warmup)
 
-        rest = lambda count: peak * jnp.sqrt(timescale / (count + timescale))  # noqa: E731
+        rest = lambda count: peak * jnp.sqrt(timescale / (jnp.maximum(count, 0) + timescale))  # noqa: E731
     else:
         rest = optax.constant_schedule(peak)
     joined = optax.join_schedules([rising, rest], [warmup])

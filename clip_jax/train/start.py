@@ -18,8 +18,8 @@ from clip_jax.errors import UserError
 FREE = ("log", "eval", "checkpoint", "mesh", "compile", "name")
 FREE_FIELDS = (
     "model.remat", "model.unroll", "model.attention", "num_microbatches", "loss.chunk",
-    "loss.memory_mib", "data.cache", "data.epoch_size", "data.threads", "data.prefetch", "data.max_bad_share",
-    "data.train.paths", "tokenizer.path",
+    "loss.memory_mib", "data.cache", "data.epoch_size", "data.threads", "data.prefetch",
+    "data.max_bad_share", "data.train.paths", "tokenizer.path",
 )  # fmt: skip
 REFUSED = ("model", "tokenizer", "data", "seed", "loss", "init")
 

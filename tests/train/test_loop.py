@@ -11,7 +11,7 @@ import pytest
 
 import clip_jax
 import tiny
-from clip_jax.config.load import overfit
+from clip_jax.config.base import overfit
 from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
 from clip_jax.interop.table import leaves

@@ -1,0 +1,32 @@
+"""Goes on from published weights on your own pairs without losing what they know.
+
+    clip_jax train --config=finetune:ViT-B-32 --workdir=runs/mine --config.init[0].weights=WEIGHTS \
+      --config.data.train.paths='DIR/{00000..00099}.tar'
+
+Weights of OpenAI's want `finetune:ViT-B-32-quickgelu`. A low rate, lower still for early layers, a
+moving average, and scores before the first step (`eval.tasks`), so that what is lost can be seen.
+After WiSE-FT (Wortsman et al. 2022) and FLYP (Goyal et al. 2023); the numbers are a cautious start,
+none of them is tuned here.
+"""
+
+from clip_jax.config.base import published
+from clip_jax.config.load import variant
+from clip_jax.config.presets import MODELS
+from clip_jax.config.schema import InitConfig
+
+
+def get_config(arg: str = "ViT-B-32"):
+    name = variant(arg or "ViT-B-32", tuple(MODELS))
+    c = published(name)
+    c.name = f"{name}, fine-tuned"
+    c.init = (InitConfig(config=name),)
+    c.data.crop_scale = (0.9, 1.0)
+    c.batch_size, c.num_steps = 512, "5ep"
+    o = c.optim
+    o.learning_rate, o.warmup_steps, o.schedule = 1e-5, 500, "cosine"
+    o.weight_decay, o.decay_convention = 0.1, "torch"
+    if c.model.image.kind == "vit":
+        o.image_layer_decay = 0.75
+    o.ema, o.grad_clip = 0.999, 1.0
+    c.eval.start, c.eval.every = True, "1ep"
+    return c

@@ -1,0 +1,30 @@
+"""Locked-image tuning with the sigmoid loss on COCO captions: big_vision's siglip_lit_coco.py.
+
+    clip_jax train --config=lit --workdir=runs/lit --config.init[0].weights=IMAGE_WEIGHTS \
+      --config.data.train.paths='COCO/{00000..00059}.tar'
+
+The image tower is taken from IMAGE_WEIGHTS (anything that clip_jax.load takes) and stands still: no
+gradient, no optimizer state. Theirs was a ViT-B/16 of ImageNet-21k; by the softmax loss it reached
+20.7 % on ImageNet (README_lit.md). The bias starts at -2.71, about -ln 15.
+"""
+
+from clip_jax.config.base import published
+from clip_jax.config.load import variant
+from clip_jax.config.schema import InitConfig
+
+
+def get_config(arg: str = ""):
+    variant(arg, ())
+    c = published("ViT-B-16-SigLIP")
+    c.name = "LiT on COCO"
+    c.model.dtype = "bfloat16"
+    c.model.text.context = 16
+    c.model.logit_scale_init, c.model.logit_bias_init = 2.3026, -2.71
+    c.init = (InitConfig(parts="image/.*"),)
+    c.batch_size, c.num_steps = 512, 5000
+    o = c.optim
+    o.rates = ("image/.*=0",)
+    o.learning_rate, o.warmup_steps, o.schedule = 1e-3, 150, "cosine"
+    o.weight_decay, o.decay_convention, o.decay = 0.01, "big_vision", (".*/kernel",)
+    o.b1, o.b2, o.eps, o.grad_clip = 0.9, 0.999, 1e-8, 1.0
+    return c

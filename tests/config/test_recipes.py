@@ -1,0 +1,111 @@
+"""Recipes of published runs: their numbers, schedules and groups, and a trial of each."""
+
+import dataclasses
+import importlib.util
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import tiny
+from clip_jax.config.load import load, recipe_folders
+from clip_jax.interop.table import leaves
+from clip_jax.models import dual
+from clip_jax.train.groups import decay_mask, moving
+from clip_jax.train.schedule import make_schedule
+
+SIZE = ("--config.data.epoch_size=2_900_000",)  # where the recipe leaves it to the data
+WANT = {  # recipe: steps, batch, parameters in millions, warm-up, peak of the rate
+    "openai:ViT-B-32": (390_625, 32_768, 151.28, 2_000, 5e-4),
+    "openai:RN50": (390_625, 32_768, 102.01, 2_000, 5e-4),
+    "openai:ViT-L-14": (390_625, 32_768, 427.62, 2_000, 4e-4),
+    "openai:ViT-L-14-336": (12_207, 32_768, 427.94, 2_000, 2e-5),
+    "openclip:b32-400m": (153_646, 86_016, 151.28, 2_000, 1e-3),
+    "openclip:h14-2b": (438_835, 79_104, 986.11, 2_000, 5e-4),
+    "openclip:g14-2b": (190_688, 64_000, 1366.68, 2_000, 5e-4),
+    "datacomp:small": (3_125, 4_096, 151.28, 500, 5e-4),
+    "datacomp:xlarge": (142_045, 90_112, 427.62, 10_000, 1e-3),
+    "small:cc3m": (28_320, 4_096, 149.62, 708, 5e-4),
+    "small:cc12m-rn50": (84_961, 1_024, 102.01, 10_000, 1e-3),
+    "siglip:b16": (274_658, 32_768, 203.16, 20_000, 1e-3),
+    "siglip:so400m": (274_658, 32_768, 877.36, 20_000, 1e-3),
+    "lit": (5_000, 512, 203.12, 150, 1e-3),
+    "finetune:ViT-B-32": (28_320, 512, 151.28, 500, 1e-5),
+}
+
+
+def config(name, *flags):
+    needs = name.startswith(("small", "finetune"))
+    return load(name, (*(SIZE if needs else ()), *flags), needs_data=False)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", WANT)
+def test_numbers_and_schedule(name):
+    cfg = config(name)
+    steps, batch, size, warmup, peak = WANT[name]
+    assert (cfg.num_steps, cfg.batch_size) == (steps, batch)
+    params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+    assert sum(x.size for x in jax.tree.leaves(params)) / 1e6 == pytest.approx(size, abs=0.06)
+    lr = make_schedule(cfg.optim, cfg.num_steps)
+    got = [float(lr(s)) for s in (0, warmup - 1, steps // 2, steps)]
+    share = (steps // 2 - warmup) / (steps - warmup)
+    middle = 0.5 * (1 + math.cos(math.pi * share))
+    if name.startswith("siglip"):
+        middle = (20_000 / (steps // 2 - warmup + 20_000)) ** 0.5
+    want = [peak / warmup, peak, peak * middle, 0.0]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.core
+def test_what_decays_and_what_stands_still():
+    for name, never in {"openclip:b32-400m": ("bias", "scale", "cls"), "siglip:b16": ()}.items():
+        cfg = config(name)
+        params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+        decays = leaves(decay_mask(cfg.optim.decay, params))
+        for path, decayed in decays.items():
+            kernel = path.endswith("/kernel")
+            if name == "siglip:b16":
+                assert decayed == kernel, path
+            else:  # legacy OpenCLIP: everything but what has one dim, tables of positions too
+                assert decayed != path.endswith(never), path
+    cfg = config("lit")
+    params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+    for path, moves in leaves(moving(cfg.optim, params)).items():
+        assert moves != path.startswith("image/"), path
+    assert cfg.loss.kind == "sigmoid" and cfg.optim.decay_convention == "big_vision"
+
+
+@pytest.mark.core
+def test_every_variant_builds():
+    """Each of every recipe's variants, by shapes alone."""
+    for folder in recipe_folders():
+        for path in sorted(folder.glob("*.py")):
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            tables = ("RATES", "RUNS", "SCALES", "MODELS")
+            table = next((getattr(module, t) for t in tables if hasattr(module, t)), {"": None})
+            for variant in table if path.stem not in ("clip", "finetune") else {"RN50": None}:
+                cfg = config(f"{path.stem}:{variant}" if variant else path.stem)
+                jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
+                assert cfg.optim.warmup_steps < cfg.num_steps
+
+
+@pytest.mark.slow
+def test_each_recipe_runs_tiny(tmp_path):
+    """End to end, on few distinct shapes, in this process."""
+    import clip_jax
+    from clip_jax.metrics.writers import read_metrics
+
+    folder = tiny.write_folder(tmp_path / "pairs")
+    for name in WANT:
+        recipe, _, arg = name.partition(":")
+        cfg = load(f"{recipe}:{','.join(x for x in (arg, 'tiny') if x)}", SIZE, needs_data=False)
+        split = dataclasses.replace(cfg.data.train, kind="folder", paths=(str(folder),))
+        cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, train=split))
+        run = tmp_path / name.replace(":", "_")
+        clip_jax.pretrain(cfg, str(run))
+        losses = [x["loss"] for x in read_metrics(str(run)) if "loss" in x]
+        assert len(losses) == 4 and np.isfinite(losses).all(), name
