@@ -41,10 +41,14 @@ class Plan:
 
     @property
     def needed(self) -> float:
-        """Memory of the program, bytes a device; of shapes alone, the least."""
+        """Memory of the program, bytes a device; of shapes alone, the least.
+
+        The compiler's peak: its temporaries are not all alive at a time, and their sum was seen
+        above the memory of a program that it placed.
+        """
         m = self.measure
         if m.compiled:
-            return m.arguments + m.temporaries + m.outputs - m.reused
+            return max(m.peak, m.arguments)
         return self.usable + m.over if m.over else self.least
 
     @property
@@ -205,9 +209,9 @@ def text(plan: Plan, samples: float, price: float | None) -> str:
                 ("batch", _gib(m.batch)),
                 *(
                     [
-                        ("temporaries", _gib(m.temporaries)),
-                        ("all of these, with padding", _gib(plan.needed)),
-                        ("peak, as the compiler tells", _gib(m.peak)),
+                        ("all three, with padding", _gib(m.arguments)),
+                        ("temporaries, not all at a time", _gib(m.temporaries)),
+                        ("peak", _gib(plan.needed)),
                     ]
                     if m.compiled
                     else [("at least, with gradients and saved activations", _gib(plan.least))]
