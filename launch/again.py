@@ -1,0 +1,120 @@
+"""Runs `clip_jax train` and starts it again as long as that helps.
+
+    python launch/again.py [--most=5] -- --config=glyphs --workdir=runs/demo
+
+The same command goes on where the run stopped, so that is all there is to do after a preemption
+(exit status 42) or a kill (128 + n). Everything else ends it: 0 is done, 1 and 2 would come again,
+3 and 4 want a look, 130 was Ctrl-C. Between two attempts it waits, 10 s at first and twice as
+long each time, at most 10 minutes. A new checkpoint sets both the wait and the count back; after
+`--most` restarts without one it gives up. One line on stderr tells of each attempt. `--saved` runs
+nothing and prints the step of the newest checkpoint.
+Environment: CLIP_JAX_WAIT (seconds of the first wait, for tests).
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 600.0
+RESTART, INTERRUPTED = 42, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: launch/again.py: {message}\n")
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(own options, flags of train)."""
+    parser = Parser(prog="launch/again.py", allow_abbrev=False)
+    parser.add_argument("--most", type=int, default=5)
+    parser.add_argument("--saved", action="store_true")
+    own, flags = list(argv), []
+    if "--" in own:
+        cut = own.index("--")
+        own, flags = own[:cut], own[cut + 1 :]
+    args = parser.parse_args(own)
+    if not any(f.startswith("--workdir=") for f in flags):
+        parser.error("give the flags of `clip_jax train` after --, with --workdir=DIR")
+    return args, flags
+
+
+def saved_step(workdir: str) -> int:
+    """The newest checkpoint of a run; 0 without."""
+    from clip_jax import files
+
+    names = files.names(files.join(workdir, "checkpoints"))
+    return max((int(n) for n in names if re.fullmatch(r"\d+", n)), default=0)
+
+
+def helps(status: int) -> bool:
+    """Whether the same command would go on."""
+    return status == RESTART or (status >= 128 and status != INTERRUPTED)
+
+
+class Child:
+    """The process that trains; our signals go to it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._process: subprocess.Popen[bytes] | None = None
+        for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(kind, self._forward)
+
+    def _forward(self, number: int, _: Any) -> None:
+        self.asked = True
+        if self._process:
+            self._process.send_signal(number)
+
+    def run(self, flags: Sequence[str]) -> int:
+        """Its exit status; 128 + n for signal n."""
+        argv = [sys.executable, "-m", "clip_jax", "train", *flags]
+        self._process = subprocess.Popen(argv, process_group=0)
+        code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs it, and returns the last exit status."""
+    args, flags = parse(argv)
+    most = args.most
+    workdir = next(f for f in flags if f.startswith("--workdir=")).partition("=")[2]
+    if args.saved:
+        print(saved_step(workdir))
+        return 0
+    first = wait = float(os.environ.get("CLIP_JAX_WAIT", FIRST_WAIT_S))
+    child, attempt, without = Child(), 0, 0
+    saved = saved_step(workdir)
+    while True:
+        attempt += 1
+        begin = time.monotonic()
+        status = child.run(flags)
+        now = saved_step(workdir)
+        said = f"attempt {attempt}: status {status} after {time.monotonic() - begin:.0f} s"
+        said += f", checkpoint at step {now}" if now else ", no checkpoint"
+        if child.asked or not helps(status):
+            print(said, file=sys.stderr, flush=True)
+            return status
+        if now > saved:
+            wait, without = first, 0
+        without += 1
+        if without > most:
+            print(f"{said}; {most} restarts brought no checkpoint: giving up", file=sys.stderr)
+            return status
+        print(f"{said}; again in {wait:.0f} s", file=sys.stderr, flush=True)
+        time.sleep(wait)
+        if child.asked:
+            return status
+        wait, saved = min(2 * wait, LONGEST_WAIT_S), max(now, saved)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

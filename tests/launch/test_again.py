@@ -1,0 +1,116 @@
+"""launch/again.py with a stand-in for clip_jax: what is started again, and when it gives up."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import clip_jax
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "again.py"
+# Writes its arguments, then takes the next line of `plan`: a status, a signal, or both a saved step
+# and one of them.
+STAND_IN = """
+import os, signal, sys, time
+here = os.path.dirname(__file__)
+with open(here + "/calls", "a") as f:
+    print(sys.argv[1:], file=f)
+with open(here + "/plan") as f:
+    lines = f.read().split("\\n")
+line = lines[sum(1 for _ in open(here + "/calls")) - 1].split()
+run = [a for a in sys.argv if a.startswith("--workdir=")][0].partition("=")[2]
+if line[0] == "save":
+    os.makedirs(f"{run}/checkpoints/{line[1]}")
+    line = line[2:]
+if line[0] == "wait":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(42))
+    print("waiting", flush=True)
+    time.sleep(60)
+if line[0] == "kill":
+    os.kill(os.getpid(), int(line[1]))
+sys.exit(int(line[0]))
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the script on a package that behaves as planned, and gives its calls afterwards."""
+    package = tmp_path / "clip_jax"
+    package.mkdir()
+    real = pathlib.Path(clip_jax.__file__).parent
+    (package / "__init__.py").write_text(f"__path__.append({str(real)!r})\n")
+    (package / "__main__.py").write_text(STAND_IN)
+
+    def start(*plan, most=3, wait="0.05"):
+        (package / "plan").write_text("\n".join(plan))
+        run = tmp_path / "a run"
+        words = [f"--most={most}", "--", "--config=a b", f"--workdir={run}"]
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), *words],
+            env={**os.environ, "PYTHONPATH": str(tmp_path), "CLIP_JAX_WAIT": wait},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    start.calls = lambda: (package / "calls").read_text().splitlines()
+    return start
+
+
+@pytest.mark.parametrize("status", ["0", "1", "2", "3", "4", "130"])
+def test_what_would_come_again_is_not_started_again(start, status):
+    child = start(status)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == int(status)
+    assert err.splitlines()[0].startswith(f"attempt 1: status {status} after")
+    assert len(start.calls()) == 1 and "'--config=a b'" in start.calls()[0]
+
+
+def test_preemptions_and_kills_are_gone_on_from(start):
+    child = start("save 100 42", "kill 9", "kill 15", "save 200 0")
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 0
+    lines = err.splitlines()
+    assert len(set(start.calls())) == 1 and len(start.calls()) == 4
+    assert lines[0].startswith("attempt 1: status 42 after")
+    assert lines[0].endswith("checkpoint at step 100; again in 0 s")
+    assert "attempt 2: status 137" in lines[1] and "attempt 3: status 143" in lines[2]
+    assert lines[3].endswith("checkpoint at step 200")
+
+
+def test_it_gives_up_without_a_new_checkpoint_and_counts_anew_after_one(start):
+    child = start("42", "42", "save 5 42", "42", "42", "42", most=2)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 42
+    assert len(start.calls()) == 5
+    assert err.splitlines()[-1].endswith("step 5; 2 restarts brought no checkpoint: giving up")
+
+
+def test_waits_double_and_a_checkpoint_sets_them_back(start):
+    child = start("42", "42", "save 5 42", "0", wait="0.6")
+    _, err = child.communicate(timeout=30)
+    waits = [line.rpartition("again in ")[2] for line in err.splitlines()[:-1]]
+    assert waits == ["1 s", "1 s", "1 s"]  # 0.6, 1.2, 0.6, rounded
+    assert "after 0 s" in err
+
+
+def test_a_signal_is_passed_on_and_ends_it(start):
+    child = start("wait", "0")
+    assert child.stdout.readline() == "waiting\n"
+    child.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    child.communicate(timeout=30)
+    assert child.returncode == 42 and len(start.calls()) == 1
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("words", [[], ["--"], ["--", "--config=x"], ["--mots=3", "--", "x"]])
+def test_mistakes_are_one_line(words):
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: launch/again.py: ")
+    assert len(done.stderr.splitlines()) == 1
