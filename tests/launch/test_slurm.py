@@ -1,4 +1,4 @@
-"""launch/slurm.sh with stand-ins for Slurm's commands: what they are given, and what is requeued."""
+"""launch/slurm.sh with stand-ins for Slurm: what its commands are given, what is requeued."""
 
 import os
 import pathlib
