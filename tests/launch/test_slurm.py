@@ -113,7 +113,10 @@ def test_mistakes_are_one_line(cluster, words, message):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_without_slurm(cluster):
-    tools = os.pathsep.join(str(pathlib.Path(shutil.which(x)).parent) for x in ("bash", "dirname"))
-    done, _ = cluster(SCRIPT, "--", *FLAGS, path=tools)
+def test_without_slurm(cluster, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name))
+    done, _ = cluster(SCRIPT, "--", *FLAGS, path=str(tools))
     assert done.returncode == 2 and "sbatch is not here" in done.stderr
