@@ -29,7 +29,7 @@ def parser() -> Parser:
         "--print",
         dest="kind",
         default="",
-        help="run nothing; print the commands: shell or slurm (a job array)",
+        help="run nothing; print the commands: shell, slurm (a job array), tpu_vm or xpk",
     )
     out.add_argument("--table", action="store_true", help="run nothing; show what is there")
     return out

@@ -1,4 +1,4 @@
-"""The commands of a sweep for other ways to run them: a shell, Slurm."""
+"""The commands of a sweep for other ways to run them: a shell, Slurm, Cloud TPU VMs, GKE."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,16 +6,23 @@ from collections.abc import Sequence
 from clip_jax.sweep.run import command
 from clip_jax.sweep.trials import Trial
 
-KINDS = ("shell", "slurm")
+KINDS = ("shell", "slurm", "tpu_vm", "xpk")
 
 
 def lines(kind: str, trials: Sequence[Trial], workdir: str) -> str:
-    """A script that runs all trials: one after the other, or as a job array."""
+    """A script that runs all trials: one after the other, as a job array, or on a TPU each.
+
+    The last two call the scripts in launch/, from a checkout, with ZONE and TYPE, or CLUSTER, TYPE
+    and IMAGE in the environment.
+    """
     commands = [shlex.join(["python", *command(t, workdir)]) for t in trials]
     if kind == "shell":
         return "\n".join(
             ["#!/usr/bin/env bash", "# One that fails does not stop the rest.", *commands]
         )
+    if kind in ("tpu_vm", "xpk"):
+        flags = {t.name: shlex.join(command(t, workdir)[3:]) for t in trials}
+        return "\n".join(["#!/usr/bin/env bash", "set -eu", *_each(kind, flags)])
     log = shlex.quote(f"{workdir}/%A_%a.log")
     return "\n".join(
         [
@@ -39,3 +46,17 @@ def lines(kind: str, trials: Sequence[Trial], workdir: str) -> str:
             'exit "$status"',
         ]
     )
+
+
+def _each(kind: str, flags: dict[str, str]) -> list[str]:
+    """The lines of each trial; its TPU or workload is called sweep-NAME."""
+    if kind == "xpk":
+        own = '--cluster="$CLUSTER" --type="$TYPE" --image="$IMAGE"'
+        return [f"bash launch/gke.sh train sweep-{n} {own} -- {f}" for n, f in flags.items()]
+    script, zone = "bash launch/tpu_vm.sh", '--zone="$ZONE"'
+    out = []
+    for name, words in flags.items():
+        out.append(f'{script} create sweep-{name} {zone} --type="$TYPE" --wait')
+        out.append(f"{script} setup sweep-{name} {zone}")
+        out.append(f"{script} train sweep-{name} {zone} -- {words}")
+    return out

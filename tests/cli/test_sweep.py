@@ -76,10 +76,28 @@ def test_printed_commands_are_those_of_train(recipe, kind, tmp_path):
         assert lines[1] == "scontrol requeue 7_1" and done.returncode == 42
 
 
+def test_printed_scripts_call_the_launchers_with_their_flags(recipe, tmp_path):
+    words = ["sweep", f"--config={recipe}", "--workdir=gs://b/my runs", "--config.name=it's $HOME"]
+    seen = {}
+    for kind, values in {"tpu_vm": "ZONE=z TYPE=t", "xpk": "CLUSTER=c TYPE=t IMAGE=i"}.items():
+        status, out, _ = command.run(*words, f"--print={kind}")
+        assert status == 0
+        shown = f"{values}\nbash() {{ printf '%s\\0' \"$@\"; echo; }}\n"
+        done = subprocess.run(["bash", "-c", shown + out], capture_output=True, text=True)
+        seen[kind] = [line.split("\0")[:-1] for line in done.stdout.splitlines()]
+    assert [x[1] for x in seen["tpu_vm"]] == ["create", "setup", "train"] * 3
+    for call in (seen["tpu_vm"][2], seen["xpk"][0]):
+        assert call[0] in ("launch/tpu_vm.sh", "launch/gke.sh") and call[1] == "train"
+        flags = call[call.index("--") + 1 :]
+        name = call[2].removeprefix("sweep-")
+        assert flags[0] == f"--config={recipe}" and "--config.name=it's $HOME" in flags
+        assert flags[-1] == f"--workdir=gs://b/my runs/{name}"
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--print=pbs"], "--print: must be one of shell, slurm (got 'pbs')"),
+        (["--print=pbs"], "--print: must be one of shell, slurm, tpu_vm, xpk (got 'pbs')"),
         (["--parallel=0"], "must be a whole number from 1 on"),
         (["--config.seed", "3"], "--config.seed: write it as --config.seed=VALUE"),
         (["--what"], "unrecognized arguments: --what"),
