@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import re
 
 import jax
 import numpy as np
@@ -109,3 +110,29 @@ def test_each_recipe_runs_tiny(tmp_path):
         clip_jax.pretrain(cfg, str(run))
         losses = [x["loss"] for x in read_metrics(str(run)) if "loss" in x]
         assert len(losses) == 4 and np.isfinite(losses).all(), name
+
+
+@pytest.mark.core
+def test_the_table_of_recipes_is_theirs():
+    """Batch and steps in configs/README.md are those of the recipes that stand in the same row."""
+    rows = (recipe_folders()[0] / "README.md").read_text().splitlines()
+    checked = 0
+    for row in (r for r in rows if r.startswith("| `") and r.count("|") == 6):
+        names, _, batch, steps, _ = (x.strip() for x in row.strip("|").split("|"))
+        first, *others = re.findall(r"`([^`]+)`", names)
+        recipe = first.partition(":")[0]
+        variants = [first, *(f"{recipe}:{x}" for x in others)]
+        numbers = lambda text: [int(x.replace(",", "")) for x in re.findall(r"[\d,]*\d", text)]  # noqa: E731
+        for i, name in enumerate(variants):
+            cfg = config(name)
+            many = numbers(batch)
+            assert cfg.batch_size == many[min(i, len(many) - 1)], name
+            if "epochs" in steps:
+                epochs = numbers(steps)
+                pairs = epochs[min(i, len(epochs) - 1)] * cfg.data.epoch_size
+                assert cfg.num_steps == round(pairs / cfg.batch_size), name
+            else:
+                many = numbers(steps)
+                assert cfg.num_steps == many[min(i, len(many) - 1)], name
+            checked += 1
+    assert checked > 25
