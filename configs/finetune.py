@@ -19,11 +19,13 @@ def get_config(arg: str = "ViT-B-32"):
     name = variant(arg or "ViT-B-32", tuple(MODELS))
     c = published(name)
     c.name = f"{name}, fine-tuned"
+    text = MODELS[name].text  # those of its tokenizer, which tokenizer.path names for SigLIP's
+    c.model.text.eos_id, c.model.text.pad_id = text.eos_id, text.pad_id
     c.init = (InitConfig(config=name),)
     c.data.crop_scale = (0.9, 1.0)
     c.batch_size, c.num_steps = 512, "5ep"
     o = c.optim
-    o.learning_rate, o.warmup_steps, o.schedule = 1e-5, 500, "cosine"
+    o.learning_rate, o.warmup_steps, o.schedule = 1e-5, "0.1ep", "cosine"
     o.weight_decay, o.decay_convention = 0.1, "torch"
     if c.model.image.kind == "vit":
         o.image_layer_decay = 0.75

@@ -1,11 +1,13 @@
-"""Locked-image tuning with the sigmoid loss on COCO captions: big_vision's siglip_lit_coco.py.
+"""Locked-image tuning (Zhai et al. 2022) with the sigmoid loss on COCO captions.
 
     clip_jax train --config=lit --workdir=runs/lit --config.init[0].weights=IMAGE_WEIGHTS \
       --config.data.train.paths='COCO/{00000..00059}.tar'
 
 The image tower is taken from IMAGE_WEIGHTS (anything that clip_jax.load takes) and stands still: no
-gradient, no optimizer state. Theirs was a ViT-B/16 of ImageNet-21k; by the softmax loss it reached
-20.7 % on ImageNet (README_lit.md). The bias starts at -2.71, about -ln 15.
+gradient, no optimizer state. Batch, steps, rate, decay and starts of scale and bias are those of
+big_vision's siglip_lit_coco.py. Its towers are not: there a ViT-B/16 of ImageNet-21k with a class
+token and BERT-base with its own tokenizer, both pretrained, and RandAugment; here the image tower
+of SigLIP, and a text tower and tokenizer from scratch. So no score of theirs is to be expected.
 """
 
 from clip_jax.config.base import published

@@ -29,6 +29,8 @@ def get_config(arg: str = "b32-400m"):
     c.model.dtype = "bfloat16"
     c.data.epoch_size = epoch
     c.data.crop_scale = (0.9, 1.0)
+    if name == "l14-2b":  # its pixels lie in -1..1
+        c.model.image.mean = c.model.image.std = (0.5, 0.5, 0.5)
     c.batch_size, c.num_steps = batch, f"{epochs}ep"
     o = c.optim
     o.learning_rate, o.warmup_steps, o.schedule = rate, warmup, "cosine"

@@ -12,6 +12,7 @@ Environment: CLIP_JAX_WAIT (seconds of the first wait, for tests).
 """
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -61,16 +62,17 @@ def helps(status: int) -> bool:
 
 
 class Child:
-    """The process that trains; our signals go to it."""
+    """The process that trains; our signals go to it, and none is started after one."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0  # the number of the signal
         self._process: subprocess.Popen[bytes] | None = None
         for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(kind, self._forward)
+            if signal.getsignal(kind) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(kind, self._forward)
 
     def _forward(self, number: int, _: Any) -> None:
-        self.asked = True
+        self.asked = number
         if self._process:
             self._process.send_signal(number)
 
@@ -78,8 +80,19 @@ class Child:
         """Its exit status; 128 + n for signal n."""
         argv = [sys.executable, "-m", "clip_jax", "train", *flags]
         self._process = subprocess.Popen(argv, process_group=0)
-        code = self._process.wait()
+        if self.asked:  # while it was being started
+            self._process.send_signal(self.asked)
+        code = None
+        while code is None:  # a signal that comes just before the system call is seen after it
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(timeout=1.0)
         return code if code >= 0 else 128 - code
+
+    def wait(self, seconds: float) -> None:
+        """Ends at most a second after a signal."""
+        end = time.monotonic() + seconds
+        while not self.asked and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 1.0))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -110,7 +123,7 @@ def main(argv: Sequence[str]) -> int:
             print(f"{said}; {most} restarts brought no checkpoint: giving up", file=sys.stderr)
             return status
         print(f"{said}; again in {wait:.0f} s", file=sys.stderr, flush=True)
-        time.sleep(wait)
+        child.wait(wait)
         if child.asked:
             return status
         wait, saved = min(2 * wait, LONGEST_WAIT_S), max(now, saved)

@@ -3,8 +3,8 @@
 #   bash launch/slurm.sh [--dry_run] [OPTIONS OF sbatch] -- --config=NAME --workdir=DIR ...
 #   bash launch/slurm.sh --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 --time=24:00:00 -- ...
 # One task per GPU, or one per host of TPUs; tasks find each other by Slurm's variables. 180 s before
-# its end a job gets SIGTERM, saves and ends with 42. It is queued again on 42, but at most 5 times in
-# a row without a new checkpoint. --dry_run prints the job and submits nothing.
+# its end a job gets SIGTERM, saves and ends with 42. It is queued again on 42 and when it was killed
+# (128 + n), but at most 5 times in a row without a new checkpoint. --dry_run only prints the job.
 # Environment: PYTHON (on the nodes; .venv/bin/python of this checkout, else python3).
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -51,9 +51,12 @@ unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY # processes talk to each oth
 saved() { "\$python" "\$again" --saved -- "\${flags[@]}"; }
 
 before=\$(saved) || exit 2
-srun --kill-on-bad-exit=1 "\$python" -u -m clip_jax train "\${flags[@]}"
+# The processes end each other; --wait is for one that cannot.
+srun --wait=60 "\$python" -u -m clip_jax train "\${flags[@]}"
 status=\$?
-if [ "\$status" -ne 42 ]; then exit "\$status"; fi
+if [ "\$status" -ne 42 ] && { [ "\$status" -lt 128 ] || [ "\$status" -eq 130 ]; }; then
+  exit "\$status"
+fi
 
 # How often in a row it brought no checkpoint stands beside the log.
 count_file=clip_jax-\$SLURM_JOB_ID.restarts

@@ -67,10 +67,17 @@ tpu() {
   fi
 }
 
-# A field of the queued resource; empty where there is none of this name.
+# A field of the queued resource; empty where there is none of this name. Other failures end here.
 field() {
+  local said
   if [ -n "$dry_run" ]; then return; fi
-  gcloud compute tpus queued-resources describe "$name" --zone="$zone" --format="value($1)" 2>/dev/null || true
+  if ! said=$(gcloud compute tpus queued-resources describe "$name" --zone="$zone" \
+    --format="value($1)" 2>&1); then
+    case $said in *NOT_FOUND*) return ;; esac
+    printf '%s\n' "$said" >&2
+    fail "gcloud cannot tell the state of $name, see above"
+  fi
+  printf '%s\n' "$said"
 }
 state() { field state.state; }
 
@@ -83,8 +90,9 @@ nodes() { # NAME, or NAME-0, NAME-1, ... of several slices
 }
 
 on_all() { # runs a command on all workers of all nodes
-  local node
-  for node in $(nodes); do
+  local node all
+  all=$(nodes)
+  for node in $all; do
     tpu tpu-vm ssh "$node" --zone="$zone" --worker=all --command="$1"
   done
 }
@@ -96,6 +104,7 @@ await() { # until it is there
     if [ "$now" != "$before" ]; then echo "$name: $now"; before=$now; fi
     case $now in
       ACTIVE) return ;;
+      "") fail "there is no $name any more" ;;
       FAILED | SUSPENDED | SUSPENDING) fail "$name is $now; delete it and create it again" ;;
     esac
     sleep "${SLEEP:-30}"
@@ -120,13 +129,20 @@ case $verb in
   setup)
     archive=$(mktemp -d)/clip_jax.tar.gz
     trap 'rm -rf "$(dirname "$archive")"' EXIT
+    if [ -n "$(git -C "$root" status --porcelain)" ]; then
+      echo "note: changes that are not committed stay behind" >&2
+    fi
     git -C "$root" archive --format=tar.gz -o "$archive" HEAD
-    for node in $(nodes); do
+    all=$(nodes)
+    for node in $all; do
       tpu tpu-vm scp "$archive" "$node:clip_jax.tar.gz" --zone="$zone" --worker=all
     done
+    # shellcheck disable=SC2016  # the worker expands it
     on_all 'set -e; mkdir -p clip_jax; tar -xzf clip_jax.tar.gz -C clip_jax; cd clip_jax
-[ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[tpu,gcs]"'
+python3 -m pip install --quiet --user uv # brings a Python that is new enough
+PATH=$HOME/.local/bin:$PATH
+[ -x .venv/bin/python ] || uv venv --quiet --python 3.12 .venv
+uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[tpu,gcs]"'
     ;;
   train)
     case " ${flags[*]-} " in
@@ -161,7 +177,8 @@ echo 'still runs after 3 minutes' >&2; exit 1"
     ;;
   delete)
     if [ -z "$dry_run" ]; then
-      if [ -z "$(state)" ]; then echo "$name: there is none of this name"; exit; fi
+      now=$(state)
+      if [ -z "$now" ]; then echo "$name: there is none of this name"; exit; fi
       made=$(field 'tpu.nodeSpec[0].node.labels.made_by')
       if [ "$made" != clip_jax ]; then
         fail "delete: $name was not made by this script (no label $label); delete it by gcloud"

@@ -25,6 +25,6 @@ def main(argv: Sequence[str]) -> int:
 
     check(args.to, args.out, args.dtype)  # before the weights are read
     model = load_model(args.source, args.config, ema=args.ema)
-    export(model, args.to, args.out, dtype=args.dtype, scores=run_scores(args.source))
+    export(model, args.to, args.out, dtype=args.dtype, scores=run_scores(args.source, args.ema))
     print(f"wrote {args.out}")
     return DONE

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from clip_jax.config.codec import describe
 from clip_jax.config.load import load, recipe_names
+from clip_jax.config.schema import Config
 from clip_jax.errors import DONE, UserError, near
 
 OPTIONS = {
@@ -68,16 +69,24 @@ def main(argv: Sequence[str]) -> int:
     for name in ("--config", "--workdir"):
         if not own.get(name) and not (name == "--workdir" and "--dry_run" in own):
             raise UserError(f"{name}: is missing; {OPTIONS[name]}")
+    in_epochs: list[Config] = []
 
-    from clip_jax.data.sources import counter
+    def later(cfg: Config) -> int:  # a number that passes the checks; the data are counted below
+        in_epochs.append(cfg)
+        return 10**9
 
-    cfg = load(own["--config"], overrides, pairs=counter(own.get("--workdir", "")))
+    cfg = load(own["--config"], overrides, pairs=later)
 
     from clip_jax.sharding import processes, start
 
     start.start(own.get("--distributed", "auto"))  # last: what went wrong before, did so on all
 
+    from clip_jax.data.sources import counter
     from clip_jax.train import dry_run, loop  # jax comes with them: --help must not wait for it
+
+    if in_epochs:
+        pairs = counter(own.get("--workdir", ""))
+        cfg = processes.by_host(lambda: load(own["--config"], overrides, pairs=pairs))
 
     if "--dry_run" in own:
         text = dry_run.describe(cfg)

@@ -36,9 +36,16 @@ def overfit(config: Any) -> None:
     config.data.group_by = "caption"
     config.data.crop_scale, config.data.flip = (), False
     config.augment = to_config_dict(Config().augment)
+    optim = Config().optim
+    plain = ("kind", "b1", "b2", "eps", "mu_dtype", "decay_convention", "cooldown_steps",
+             "timescale_steps", "ema", "image_layer_decay", "text_layer_decay")  # fmt: skip
+    for name in plain:
+        setattr(config.optim, name, getattr(optim, name))
     config.optim.learning_rate = 1e-3
     config.optim.schedule, config.optim.warmup_steps = "constant", 20
     config.optim.weight_decay, config.optim.grad_clip = 0.0, 1.0
+    config.eval.start = config.eval.ema = False
+    config.eval.every = 0
     config.eval.tasks = ()
     config.checkpoint.every = config.num_steps
 

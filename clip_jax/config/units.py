@@ -1,6 +1,7 @@
 """Lengths in steps, examples or epochs: 5_000, '2Bex', '12.8Mex', '32ep'; inside, all are steps."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,9 @@ def parse(text: str, where: str) -> tuple[float, str]:
         UserError: it is no length.
     """
     found = _FORM.fullmatch(text.strip())
-    number = float(found[1].replace("_", "")) * _TIMES[found[2]] if found else 0.5
+    number = float(found[1].replace("_", "")) * _TIMES[found[2]] if found else math.nan
     unit = (found[3] or "") if found else ""
-    if not unit and number != int(number):
+    if not math.isfinite(number) or (not unit and number % 1):
         raise UserError(f"{where}: must be {FORMS} (got {text!r})")
     return number, unit
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.codec import to_dict
-from clip_jax.config.stored import write_config
+from clip_jax.config.stored import read_config, write_config
 from clip_jax.errors import UserError, near
 from clip_jax.files import is_remote, user_errors
 from clip_jax.inference.api import Model
@@ -81,10 +81,15 @@ def check(to: str, out: str, dtype: str) -> None:
         raise UserError(f"{out}: is there already; choose another --out")
 
 
-def run_scores(source: str) -> str:
-    """The newest scores of a run as a Markdown table, "" for other sources."""
+def run_scores(source: str, ema: bool = False) -> str:
+    """The newest scores of a run as a Markdown table, "" for other sources.
+
+    Also "" where the run scored its parameters and the moving average is meant, or vice versa.
+    """
     try:
         lines = read_metrics(source)
+        if not lines or read_config(source).eval.ema != ema:
+            return ""
     except (FileNotFoundError, UserError):
         return ""
     scored = [m for m in lines if any(k.startswith("eval/") for k in m)]

@@ -215,8 +215,8 @@ def _checked(make: Callable[[], ModelConfig], path: str) -> ModelConfig:
     return cfg
 
 
-def _agree(source: str, own: ModelConfig, given: ModelConfig) -> None:
-    """Refuses a config that contradicts the weights."""
+def contradictions(own: ModelConfig, given: ModelConfig) -> dict[str, str]:
+    """{field: what it is there and in the config}, of those that change what weights mean."""
     free = {*FREE, *RESIZED}
     if given.text.pool != "eos":
         free.add("text.eos_id")  # nobody reads it
@@ -224,14 +224,18 @@ def _agree(source: str, own: ModelConfig, given: ModelConfig) -> None:
         free.add("text.pad_id")  # what comes after the end is not seen
     if bool(own.image.layer_scale) == bool(given.image.layer_scale):
         free.add("image.layer_scale")  # how it starts
-    odd = [
-        f"{path} is {old!r} there and {new!r} in the config"
+    return {
+        path: f"{path} is {old!r} there and {new!r} in the config"
         for path, (old, new) in differences(own, given).items()
         if path not in free
-    ]
-    if odd:
+    }
+
+
+def _agree(source: str, own: ModelConfig, given: ModelConfig) -> None:
+    """Refuses a config that contradicts the weights."""
+    if odd := contradictions(own, given):
         raise UserError(
-            f"{source}: contradicts the config: {'; '.join(odd)}; take the weights' own"
+            f"{source}: contradicts the config: {'; '.join(odd.values())}; take the weights' own"
         )
 
 

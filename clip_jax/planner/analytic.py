@@ -20,7 +20,7 @@ from clip_jax.planner.compile import Measure, device_bytes
 from clip_jax.planner.counts import Collective
 from clip_jax.sharding.mesh import AXES, batch_sharding, make_mesh, mesh_shape
 from clip_jax.sharding.rules import shardings
-from clip_jax.train import program
+from clip_jax.train import groups, program
 
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 
@@ -33,7 +33,8 @@ class Traced:
         flops: of matrix products and convolutions.
         saved: bytes of the activations that loops over layers keep on the device for the backward
             pass, of one micro-batch.
-        params, opt_state, batch: shapes.
+        params, opt_state, batch: shapes; a moving average counts to the optimizer.
+        moving: of the parameters that get a gradient.
     """
 
     flops: float
@@ -41,6 +42,7 @@ class Traced:
     params: Any
     opt_state: Any
     batch: Any
+    moving: Any
 
 
 def model_flops(cfg: Config) -> float:
@@ -69,8 +71,9 @@ def traced(cfg: Config) -> Traced:
         count_jaxpr(jaxpr),
         0.0 if cfg.model.remat == "offload" else _saved(jaxpr, pairs, stacked),
         (state.params, state.stats),
-        state.opt_state,
+        (state.opt_state, state.ema),
         prog.batch,
+        groups.split(state.params, groups.moving(cfg.optim, state.params))[0],
     )
 
 
@@ -120,7 +123,7 @@ def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
     cfg = settled(cfg, mesh)
     found = traced(dataclasses.replace(cfg, mesh=ONE))
     where: Any = _abstract(mesh)
-    params = _spread(found.params, where)
+    params, moving = _spread(found.params, where), _spread(found.moving, where)
     batch = jax.tree.map(lambda x: _with(x, batch_sharding(where)), found.batch)
     state = Measure(
         parameters=device_bytes(params),
@@ -135,8 +138,9 @@ def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
     saved = found.saved / shards / mesh["tensor"]  # some of it is whole on each of them
     live = saved + logits if cfg.num_microbatches == 1 else max(saved, logits)
     # Gradients take the place of what is saved: never less than the larger of the two.
-    least = state.parameters + state.optimizer + state.batch + max(live, state.parameters)
-    return dataclasses.replace(state, collectives=_collectives(cfg, mesh, params)), least
+    least = state.parameters + state.optimizer + state.batch + max(live, device_bytes(moving))
+    sent = _collectives(cfg, mesh, params, moving)
+    return dataclasses.replace(state, collectives=sent), least
 
 
 def _abstract(mesh: dict[str, int]) -> AbstractMesh:
@@ -151,7 +155,9 @@ def _with(x: Any, where: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
-def _collectives(cfg: Config, mesh: dict[str, int], params: Any) -> tuple[Collective, ...]:
+def _collectives(
+    cfg: Config, mesh: dict[str, int], params: Any, moving: Any
+) -> tuple[Collective, ...]:
     """Weights gathered and gradients reduced over fsdp, gradients over data, activations over
     tensor, texts over data and fsdp.
 
@@ -159,19 +165,17 @@ def _collectives(cfg: Config, mesh: dict[str, int], params: Any) -> tuple[Collec
     """
     data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
     size = 2 if cfg.model.dtype == "bfloat16" else 4
-    leaves = [x for x in jax.tree.leaves(params) if any("fsdp" in _names(s) for s in _dims(x))]
-    spread = sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)  # elements of a device
     layers = cfg.model.image.layers + cfg.model.text.layers
     parts, found = cfg.num_microbatches, []
     passes = 2 if parts == 1 else 3 * parts
     if fsdp > 1:
-        sent = passes * spread * (fsdp - 1.0) * size
+        sent = passes * _shared(params) * (fsdp - 1.0) * size
         found.append(Collective("all-gather", "fsdp", passes * layers, sent, fsdp))
-        sent = parts * spread * (fsdp - 1.0) * size
+        sent = parts * _shared(moving) * (fsdp - 1.0) * size
         found.append(Collective("reduce-scatter", "fsdp", parts * layers, sent, fsdp))
     if data > 1:  # with micro-batches once, in the type of the parameters
         width = size if parts == 1 else 4
-        sent = 2.0 * device_bytes(params) / 4 * width * (data - 1) / data
+        sent = 2.0 * device_bytes(moving) / 4 * width * (data - 1) / data
         found.append(Collective("all-reduce", "data", layers, sent, data))
     n = data * fsdp
     if tensor > 1:  # after attention and after the MLP, and the same for their gradients
@@ -193,6 +197,12 @@ def _collectives(cfg: Config, mesh: dict[str, int], params: Any) -> tuple[Collec
             found.append(Collective("all-gather", axes, times, there * (n - 1), n))
             found.append(Collective("reduce-scatter", axes, 1, back * (n - 1), n))
     return tuple(found)
+
+
+def _shared(tree: Any) -> int:
+    """Elements of a device, of those arrays that fsdp shares."""
+    leaves = [x for x in jax.tree.leaves(tree) if any("fsdp" in _names(s) for s in _dims(x))]
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) for x in leaves)
 
 
 def _states(cfg: Config) -> int:

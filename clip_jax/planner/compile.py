@@ -62,7 +62,8 @@ class Measure:
     """What was counted in a program; bytes are of one device, FLOPs of all.
 
     Attributes:
-        parameters, optimizer, batch: by shape and sharding, without the padding of layouts.
+        parameters, optimizer, batch: by shape and sharding, without the padding of layouts; a
+            moving average counts to the optimizer.
         arguments, outputs, reused, temporaries, peak: as the compiler tells; zeros if it gave up.
             `reused` are outputs in the place of donated arguments.
         over: by how much the program missed the memory; 0 if it compiled.
@@ -100,7 +101,7 @@ def state_measure(prog: program.Program, flops: float) -> Measure:
     state = prog.abstract
     return Measure(
         parameters=device_bytes((state.params, state.stats)),
-        optimizer=device_bytes(state.opt_state),
+        optimizer=device_bytes((state.opt_state, state.ema)),
         batch=device_bytes(prog.batch),
         flops=flops,
     )

@@ -23,7 +23,6 @@ def lines(kind: str, trials: Sequence[Trial], workdir: str) -> str:
     if kind in ("tpu_vm", "xpk"):
         flags = {t.name: shlex.join(command(t, workdir)[3:]) for t in trials}
         return "\n".join(["#!/usr/bin/env bash", "set -eu", *_each(kind, flags)])
-    log = shlex.quote(f"{workdir}/%A_%a.log")
     return "\n".join(
         [
             "#!/usr/bin/env bash",
@@ -31,18 +30,20 @@ def lines(kind: str, trials: Sequence[Trial], workdir: str) -> str:
             "# sbatch --partition=gpu --gres=gpu:8 --time=24:00:00 THIS_FILE",
             "#SBATCH --job-name=sweep",
             f"#SBATCH --array=0-{len(trials) - 1}",
-            f"#SBATCH --output={log}",
+            "#SBATCH --output=%x-%A_%a.log",
             "#SBATCH --requeue",
             "#SBATCH --open-mode=append",
             "#SBATCH --signal=TERM@120",
             "commands=(",
             *(f"  {shlex.quote(c)}" for c in commands),
             ")",
-            "# 42: it was stopped and has saved; the same command goes on",
+            "# 42: it was stopped and has saved; 128 + n: it was killed. The same command goes on.",
             'eval "srun ${commands[$SLURM_ARRAY_TASK_ID]}"',
             "status=$?",
             "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
-            '[ "$status" -ne 42 ] || scontrol requeue "$job"',
+            'if [ "$status" -eq 42 ] || { [ "$status" -gt 128 ] && [ "$status" -ne 130 ]; }; then',
+            '  if [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then scontrol requeue "$job"; fi',
+            "fi",
             'exit "$status"',
         ]
     )

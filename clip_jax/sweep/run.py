@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ def run(
             free.put(group)
 
     with children.signals(), ThreadPoolExecutor(len(groups)) as pool:
-        for future in [pool.submit(one, i, t) for i, t in enumerate(waiting, 1)]:
-            future.result()
+        left = {pool.submit(one, i, t) for i, t in enumerate(waiting, 1)}
+        while left:  # a signal that comes just before the wait is seen after it
+            done_now, left = wait(left, timeout=1.0)
+            for future in done_now:
+                future.result()
     if children.asked:
         statuses[""] = children.asked
     return statuses
@@ -108,6 +111,8 @@ class _Children:
                 argv, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0
             )
             self._running.add(child)
+            if self.asked:  # while it was being started
+                child.send_signal(self.asked)
         code = child.wait()
         with self._lock:
             self._running.discard(child)
@@ -115,14 +120,15 @@ class _Children:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are passed on inside."""
+        """SIGINT, SIGTERM and SIGHUP (unless ignored, as by nohup) are passed on inside."""
 
         def forward(number: int, _: Any) -> None:
             self.asked = self.asked or number
             for child in list(self._running):
                 child.send_signal(number)
 
-        kinds = (signal.SIGINT, signal.SIGTERM)
+        kinds = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        kinds = [k for k in kinds if signal.getsignal(k) is not signal.SIG_IGN]
         before = {kind: signal.signal(kind, forward) for kind in kinds}
         try:
             yield

@@ -88,7 +88,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         else:
             with jax.set_mesh(prog.mesh):
                 state = init_state(prog.init, prog.abstract, cfg.seed)
-                state, lines = processes.together(lambda: warm.warmed(cfg, prog.mesh, state))
+                processes.together(lambda: warm.check(cfg))
+                state, lines = warm.warmed(cfg, state, pipeline.tokenizer)
             for text in lines:
                 line.say(text)
             position, first = 0, 0

@@ -22,6 +22,7 @@ FREE_FIELDS = (
     "data.max_bad_share", "data.train.paths", "tokenizer.path",
 )  # fmt: skip
 REFUSED = ("model", "tokenizer", "data", "seed", "loss", "init")
+STATE = ("optim.kind", "optim.mu_dtype", "optim.rates")  # checkpoints have other arrays then
 
 
 def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
@@ -41,11 +42,13 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
             kind = "free"  # another way to the same number
         elif path.startswith(tuple(f"{p}{x}" for p in REFUSED for x in ".[")) or path in REFUSED:
             kind = "refused"
+        elif path in STATE or (path == "optim.ema" and bool(before) != bool(now)):
+            kind = "refused"
         lines[kind].append(f"config.{path}: was {before!r}, now {now!r}")
     if lines["refused"]:
         raise UserError(
-            "--workdir: holds a run with another model or data; choose another --workdir, or "
-            "undo: " + "; ".join(lines["refused"])
+            "--workdir: holds a run with another model, data or optimizer; choose another --workdir "
+            "(config.init starts from this one's weights), or undo: " + "; ".join(lines["refused"])
         )
     if lines["ask"] and not accept_changes:
         raise UserError(

@@ -72,7 +72,7 @@ def test_printed_commands_are_those_of_train(recipe, kind, tmp_path):
         assert f"[{word}]" in lines[1 if kind == "shell" else 0]
     assert "[--workdir=/data/my runs/" in lines[0]
     if kind == "slurm":
-        assert "#SBATCH --array=0-2" in out
+        assert "#SBATCH --array=0-2" in out and "#SBATCH --output=%x-%A_%a.log" in out
         assert lines[1] == "scontrol requeue 7_1" and done.returncode == 42
 
 

@@ -11,9 +11,12 @@ pytestmark = pytest.mark.core
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads(name):
     paths = ("--config.data.train.paths=a.tar", "--config.data.test.paths=b.tar")
-    assert load(name, paths).batch_size > 0
-    overfit = load(f"{name}:overfit", paths)
+    weights = ("--config.init[0].weights=w",) if name in ("finetune", "lit") else ()
+    assert load(name, (*paths, *weights), pairs=lambda cfg: 10**6).batch_size > 0
+    overfit = load(f"{name}:overfit", (*paths, *weights))
     assert overfit.overfit and overfit.data.limit == 128 and overfit.eval.tasks == ()
+    tiny = load(f"{name}:tiny", paths)
+    assert tiny.num_steps == 4 and tiny.batch_size == 16 and tiny.init == ()
 
 
 def test_overrides_are_typed():
@@ -54,8 +57,9 @@ def test_variants(tmp_path):
         "    c.data.train.paths = ('x',)\n"
         "    return c\n"
     )
-    assert load(f"{path}:res=336,tiny").name == "res=336,tiny"
-    assert load(f"{path}:tiny,overfit").name == "tiny, overfit"
+    assert load(f"{path}:res=336,small").name == "res=336,small"
+    assert load(f"{path}:small,overfit").name == "small, overfit"
+    assert load(f"{path}:small,tiny,overfit").name == "small, tiny, overfit"
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ WANT = {  # recipe: steps, batch, parameters in millions, warm-up, peak of the r
     "siglip:b16": (274_658, 32_768, 203.16, 20_000, 1e-3),
     "siglip:so400m": (274_658, 32_768, 877.36, 20_000, 1e-3),
     "lit": (5_000, 512, 203.12, 150, 1e-3),
-    "finetune:ViT-B-32": (28_320, 512, 151.28, 500, 1e-5),
+    "finetune:ViT-B-32": (28_320, 512, 151.28, 566, 1e-5),
 }
 
 
@@ -76,6 +76,17 @@ def test_what_decays_and_what_stands_still():
     for path, moves in leaves(moving(cfg.optim, params)).items():
         assert moves != path.startswith("image/"), path
     assert cfg.loss.kind == "sigmoid" and cfg.optim.decay_convention == "big_vision"
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", WANT)
+def test_every_recipe_has_its_check_of_data(name):
+    recipe, _, arg = name.partition(":")
+    for words in ("overfit", "tiny,overfit"):
+        name = f"{recipe}:{','.join(x for x in (arg, words) if x)}"
+        cfg = load(name, SIZE, needs_data=False)
+        assert cfg.overfit and cfg.batch_size == 128 and cfg.optim.schedule == "constant"
+        assert cfg.optim.kind == "adamw"
 
 
 @pytest.mark.core

@@ -30,7 +30,9 @@ def test_forms(text, want):
     assert parse(text, "config.x") == want
 
 
-@pytest.mark.parametrize("text", ["", "ep", "-3ep", "1.5", "3 epochs", "2Gex", "ep32"])
+@pytest.mark.parametrize(
+    "text", ["", "ep", "-3ep", "1.5", "3 epochs", "2Gex", "ep32", "1e999", "1e999ep"]
+)
 def test_what_is_no_length(text):
     with pytest.raises(UserError, match=r"config.num_steps: must be steps \(5_000\), examples"):
         parse(text, "config.num_steps")

@@ -45,7 +45,7 @@ def start(tmp_path):
     (package / "__init__.py").write_text(f"__path__.append({str(real)!r})\n")
     (package / "__main__.py").write_text(STAND_IN)
 
-    def start(*plan, most=3, wait="0.05"):
+    def start(*plan, most=3, wait="0.05", nohup=False):
         (package / "plan").write_text("\n".join(plan))
         run = tmp_path / "a run"
         words = [f"--most={most}", "--", "--config=a b", f"--workdir={run}"]
@@ -56,6 +56,7 @@ def start(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if nohup else None,
         )
 
     start.calls = lambda: (package / "calls").read_text().splitlines()
@@ -107,6 +108,23 @@ def test_a_signal_is_passed_on_and_ends_it(start):
     child.communicate(timeout=30)
     assert child.returncode == 42 and len(start.calls()) == 1
     assert time.monotonic() - begin < 10
+
+
+def test_a_signal_ends_the_wait(start):
+    child = start("42", "0", wait="60")
+    assert "again in 60 s" in child.stderr.readline()
+    child.send_signal(signal.SIGTERM)
+    begin = time.monotonic()
+    child.communicate(timeout=30)
+    assert child.returncode == 42 and len(start.calls()) == 1
+    assert time.monotonic() - begin < 10
+
+
+def test_a_hangup_that_is_ignored_stays_so(start):
+    child = start("save 1 42", "kill 9", "0", nohup=True)
+    child.send_signal(signal.SIGHUP)
+    child.communicate(timeout=30)
+    assert child.returncode == 0 and len(start.calls()) == 3
 
 
 @pytest.mark.parametrize("words", [[], ["--"], ["--", "--config=x"], ["--mots=3", "--", "x"]])

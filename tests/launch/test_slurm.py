@@ -64,7 +64,7 @@ def test_options_go_to_sbatch_and_flags_to_the_tasks(cluster):
     done, calls = cluster("job.sh", STATUS="0")
     assert done.returncode == 0, done.stderr
     train = ["-u", "-m", "clip_jax", "train", *FLAGS]
-    assert calls == [["srun", "--kill-on-bad-exit=1", cluster.python, *train]]
+    assert calls == [["srun", "--wait=60", cluster.python, *train]]
 
 
 @pytest.mark.parametrize("status", ["1", "2", "3", "4", "130"])
@@ -76,9 +76,9 @@ def test_what_would_come_again_is_not_requeued(cluster, status):
 
 def test_a_preempted_job_is_requeued_until_nothing_is_saved_any_more(cluster, tmp_path):
     cluster(SCRIPT, "--", *FLAGS)
-    for _ in range(5):
-        done, calls = cluster("job.sh", STATUS="42")
-        assert done.returncode == 42 and calls[-1] == ["scontrol", "requeue", "7"]
+    for status in ("42", "137", "139", "143", "42"):
+        done, calls = cluster("job.sh", STATUS=status)
+        assert done.returncode == int(status) and calls[-1] == ["scontrol", "requeue", "7"]
     saves = str(tmp_path / "my run" / "checkpoints" / "100")
     _, calls = cluster("job.sh", STATUS="42", SAVES=saves)  # a checkpoint: counted anew
     assert calls[-1][0] == "scontrol"

@@ -16,7 +16,8 @@ GCLOUD = """#!/usr/bin/env bash
 cd "$HERE"
 case "$*" in
   *"queued-resources describe"*state.state*)
-    [ -s state ] || exit 1
+    [ ! -e broken ] || { echo "Reauthentication failed" >&2; exit 1; }
+    [ -s state ] || { echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }
     head -n 1 state
     [ "$(wc -l <state)" = 1 ] || sed -i 1d state
     exit ;;
@@ -92,6 +93,15 @@ def test_waiting_ends_when_nothing_will_come(cloud, state):
     assert done.stderr == (
         f"error: launch/tpu_vm.sh: pod is {state}; delete it and create it again\n"
     )
+
+
+@pytest.mark.parametrize("verb", ["create", "status", "delete"])
+def test_a_gcloud_that_fails_is_no_missing_resource(cloud, verb):
+    (cloud.here / "broken").write_text("")
+    (cloud.here / "label").write_text("clip_jax\n")
+    done, calls = cloud(verb, "pod", "--zone=z", "--type=v5litepod-16")
+    assert done.returncode == 2 and calls == []
+    assert "Reauthentication failed" in done.stderr and "cannot tell the state" in done.stderr
 
 
 def test_setup_copies_the_checkout_to_every_node(cloud):

@@ -62,3 +62,26 @@ def test_gradients_are_no_saved_activations(pairs):
         return analytic.traced(dataclasses.replace(CFG, batch_size=b)).saved
 
     assert saved(pairs) > 0 and saved(pairs) / pairs == saved(11) / 11
+
+
+def test_what_stands_still_has_no_gradient_and_an_average_takes_memory():
+    cfg = tiny.config("x", batch_size=64)
+    mesh = {"data": 2, "fsdp": 2, "tensor": 1}
+
+    def seen(**optim):
+        changed = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, **optim))
+        return analytic.measure(changed, mesh)
+
+    def sent(measure, kind):
+        return sum(c.sent for c in measure.collectives if c.kind == kind and c.axes != "data+fsdp")
+
+    (plain, least), (averaged, more) = seen(), seen(ema=0.9)
+    params = plain.parameters
+    assert averaged.optimizer - plain.optimizer == params and more - least == params
+    (still, lower), (nothing, _) = seen(rates=("image/.*=0",)), seen(rates=("(?!logit/).*=0",))
+    assert still.parameters == params and still.optimizer < plain.optimizer
+    assert lower < least
+    for kind in ("reduce-scatter", "all-reduce"):
+        assert sent(nothing, kind) < 0.01 * sent(plain, kind)
+        assert sent(nothing, kind) < sent(still, kind) < sent(plain, kind)
+    assert sent(still, "all-gather") == sent(plain, "all-gather")

@@ -108,7 +108,7 @@ def test_a_damaged_newest_checkpoint_falls_back(finished, folder, tmp_path, caps
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "another model or data.*config.seed: was 0, now 1"),
+        ({"seed": 1}, "another model, data or optimizer.*config.seed: was 0, now 1"),
         ({"num_steps": 12}, "--accept_changes.*config.num_steps: was 8, now 12"),
     ],
 )

@@ -30,5 +30,29 @@ def test_the_same_loss_may_be_computed_in_another_way(before, now):
     [("softmax", "sigmoid"), ("auto", "sigmoid_ring"), ("softmax", "own:loss"), ("a:b", "a:c")],
 )
 def test_another_loss_is_another_run(before, now):
-    with pytest.raises(UserError, match="another model or data.*config.loss.kind: was"):
+    with pytest.raises(UserError, match="another model, data or optimizer.*config.loss.kind: was"):
         check_same_run(with_loss(before), with_loss(now), True)
+
+
+def with_optim(**changes):
+    cfg = tiny.config("nowhere")
+    return dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, **changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "now"),
+    [
+        ("kind", "adamw", "lion"), ("mu_dtype", "float32", "bfloat16"),
+        ("rates", ("image/.*=0",), ()), ("ema", 0.0, 0.9),
+    ],
+)  # fmt: skip
+def test_what_checkpoints_have_other_arrays_for_is_refused(field, before, now):
+    with pytest.raises(UserError, match=rf"or optimizer; .*config.init.*config.optim.{field}: was"):
+        check_same_run(with_optim(**{field: before}), with_optim(**{field: now}), True)
+
+
+def test_other_settings_of_the_optimizer_are_asked_for():
+    before, now = with_optim(ema=0.9, b2=0.98), with_optim(ema=0.99, b2=0.95)
+    with pytest.raises(UserError, match="give --accept_changes"):
+        check_same_run(before, now, False)
+    assert len(check_same_run(before, now, True)) == 2

@@ -31,14 +31,19 @@ def weights(tmp_path_factory):
     return leaves(jax.device_get(other)), folder
 
 
-def start(*items, **changes):
-    """(before, after, lines) of a run's first state."""
+NOT_TOKENS = r"(?!text/token).*"
+
+
+def start(*items, ours=None, tokenizer=None, **changes):
+    """(before, after, average, lines) of a run's first state, whose tokenizer is `ours`."""
     cfg = tiny.config("unused", init=tuple(items), **changes)
+    cfg = dataclasses.replace(cfg, tokenizer=tokenizer or cfg.tokenizer)
     mesh = make_mesh(cfg.mesh)
     prog = program.build(cfg, mesh)
     with jax.set_mesh(mesh):
         state = init_state(prog.init, prog.abstract, cfg.seed)
-        new, lines = warm.warmed(cfg, mesh, state)
+        warm.check(cfg)
+        new, lines = warm.warmed(cfg, state, ours)
     assert jax.tree.structure(new) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(state), strict=True):
         assert a.sharding == b.sharding and a.shape == b.shape
@@ -63,7 +68,7 @@ def test_positions_are_resized(weights):
     there, folder = weights
     image = dataclasses.replace(MODEL.image, size=2 * MODEL.image.size)
     cfg = dataclasses.replace(MODEL, image=image)
-    _, after, _, _ = start(InitConfig(folder), model=cfg)
+    _, after, _, _ = start(InitConfig(folder, parts=NOT_TOKENS), model=cfg)
     side = MODEL.image.size // MODEL.image.patch
     want = resize_grid(there["image/posemb"], (side, side), (2 * side, 2 * side))
     np.testing.assert_allclose(after["image/posemb"], want, atol=1e-6)
@@ -79,6 +84,53 @@ def test_other_shapes_and_missing_parts_are_named(weights):
     with pytest.raises(UserError, match=r"config.init\[0\]: has no logit/bias"):
         start(InitConfig(folder), model=biased)
     with pytest.raises(UserError, match=r"config.init\[1\].parts: 'img/.\*' matches no parameter"):
-        start(InitConfig(folder), InitConfig(folder, parts="img/.*"))
+        start(InitConfig(folder, parts=NOT_TOKENS), InitConfig(folder, parts="img/.*"))
     with pytest.raises(UserError, match="kept no moving average"):
         start(InitConfig(folder, ema=True))
+
+
+@pytest.mark.parametrize(
+    ("side", "field", "value"),
+    [
+        ("image", "heads", 4), ("image", "activation", "quick_gelu"), ("image", "ln_eps", 1e-6),
+        ("image", "mean", (0.5, 0.5, 0.5)), ("text", "heads", 4), ("text", "causal", True),
+    ],
+)  # fmt: skip
+def test_towers_of_equal_shapes_but_another_meaning_are_refused(weights, side, field, value):
+    _, folder = weights
+    tower = dataclasses.replace(getattr(MODEL, side), **{field: value})
+    cfg = dataclasses.replace(MODEL, **{side: tower})
+    other = "text" if side == "image" else "image"
+    with pytest.raises(
+        UserError, match=rf"init\[0\]: .*model.{side}.{field} is .* and .* in the con"
+    ):
+        start(InitConfig(folder, parts=NOT_TOKENS), model=cfg)
+    start(InitConfig(folder, parts=f"{other}/(?!token).*"), model=cfg)
+
+
+class Words:
+    """A tokenizer that is its bytes."""
+
+    def __init__(self, text):
+        self._text = text
+
+    def to_bytes(self):
+        return self._text
+
+
+def test_tokens_of_another_tokenizer_are_refused(weights, monkeypatch):
+    _, folder = weights
+    with pytest.raises(UserError, match="cut by another tokenizer than this run's"):
+        start(InitConfig(folder))  # it came without one, and this run trains its own
+    given = dataclasses.replace(tiny.config("unused").tokenizer, path="words.model")
+    start(InitConfig(folder), tokenizer=given)
+    load = warm.load
+
+    def loaded(*args, **named):
+        return dataclasses.replace(load(*args, **named), tokenizer=Words(b"theirs"))
+
+    monkeypatch.setattr(warm, "load", loaded)
+    with pytest.raises(UserError, match="cut by another tokenizer than this run's"):
+        start(InitConfig(folder), ours=Words(b"ours"))
+    _, after, _, _ = start(InitConfig(folder), ours=Words(b"theirs"))
+    assert after
