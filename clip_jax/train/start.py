@@ -47,8 +47,9 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
         lines[kind].append(f"config.{path}: was {before!r}, now {now!r}")
     if lines["refused"]:
         raise UserError(
-            "--workdir: holds a run with another model, data or optimizer; choose another --workdir "
-            "(config.init starts from this one's weights), or undo: " + "; ".join(lines["refused"])
+            "--workdir: holds a run with another model, data or optimizer; choose another "
+            "--workdir (config.init starts from these weights), or undo: "
+            + "; ".join(lines["refused"])
         )
     if lines["ask"] and not accept_changes:
         raise UserError(
