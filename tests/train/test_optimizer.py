@@ -15,7 +15,7 @@ from clip_jax.train.optimizer import make_optimizer
 
 pytestmark = pytest.mark.core
 DECAY = (".*/kernel",)
-L, D, F = 3, 32, 48  # layers of matrices that Adafactor factors
+L, D, F = 40, 32, 48  # more layers than rows: what takes them for a matrix goes wrong
 
 
 def params(seed):
@@ -40,9 +40,9 @@ def run(cfg, steps=4, tree=params):
 
 
 def layers_of(cfg, steps=4):
-    """The same, each layer in a model of its own."""
+    """The same, the first and the last layer in models of their own."""
     found = []
-    for i in range(L):
+    for i in (0, L - 1):
 
         def one(seed, i=i):
             p = params(seed)
@@ -58,7 +58,9 @@ def test_each_layer_moves_as_if_it_were_alone(kind):
     cfg = config(kind=kind)
     got, want = run(cfg)[0], layers_of(cfg)
     for path in ("image/blocks/mlp/up/kernel", "image/blocks/mlp/up/bias"):
-        np.testing.assert_allclose(got[path], want[path], rtol=2e-5, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(
+            got[path][[0, -1]], want[path], rtol=2e-5, atol=1e-5, err_msg=path
+        )
 
 
 def gradients(path, steps=4):
