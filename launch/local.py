@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +21,11 @@ from collections.abc import Sequence
 from typing import IO, NoReturn
 
 GRACE_S = 5.0
-NOISE = "[Gloo] Rank "  # its greetings
+# Gloo's greetings, and the pieces of them that its threads write into one another.
+NOISE = re.compile(
+    r"(\[Gloo\] Rank |is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    r"|[\d\s])+"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,7 +104,7 @@ class Relay:
     def follow(self, i: int, stream: IO[str], out: IO[str]) -> None:
         """Passes on the lines of process `i` to `out` until it ends."""
         for line in stream:
-            if line.startswith(NOISE):
+            if NOISE.fullmatch(line):
                 continue
             with self._lock:
                 if self._said.setdefault(line, i) == i:

@@ -29,8 +29,9 @@ def mute_orbax() -> None:
 
 
 def _wanted(record: logging.LogRecord) -> bool:
-    trace = record.exc_info[2] if record.exc_info else None
-    return _loud() or not ("orbax" in record.pathname or _through_orbax(trace))
+    error, trace = record.exc_info[1:] if record.exc_info else (None, None)
+    of_tensorstore = trace is None and "tensorstore_spec=" in str(error)  # raised by no Python line
+    return _loud() or not (of_tensorstore or "orbax" in record.pathname or _through_orbax(trace))
 
 
 def _through_orbax(trace: types.TracebackType | None) -> bool:

@@ -26,6 +26,7 @@ SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", 
 LOCAL_HEARTBEAT_S = 20  # a process of this machine that is silent for so long is dead
 SHUTDOWN_S = 60
 LINGER_S = 2.0
+LAST_S = 0.5  # from a process's last word to its end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +211,7 @@ def leave(status: int) -> None:
             for i in range(1, state.num_processes):
                 left_ms = int(1000 * (end - time.monotonic()))
                 state.client.blocking_key_value_get(f"clip_jax/left/{i}", max(left_ms, 1))
+            time.sleep(LAST_S)
     os._exit(status)
 
 

@@ -26,6 +26,11 @@ try:
     space["fail"]()
 except ValueError:
     logging.getLogger("asyncio").exception("task")
+if "orbax" in sys.argv[1]:
+    future = asyncio.new_event_loop().create_future()
+    future.set_exception(ValueError("OUT_OF_RANGE: full [tensorstore_spec='{}']"))
+    del future
+    gc.collect()
 space["Bad"]()
 space["forget"]()
 '''
@@ -46,6 +51,7 @@ def test_only_orbax_is_muted(file, loud, printed, monkeypatch):
     for words in ("from absl", "from asyncio", "unraisable"):
         assert (words in err) == printed, words
     assert "never awaited" not in err
+    assert ("tensorstore_spec" in err) == bool(loud)
 
 
 def test_other_loggers_are_left_alone(caplog):

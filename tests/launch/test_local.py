@@ -82,7 +82,10 @@ def test_the_others_get_a_moment_to_end(start):
 
 def test_what_all_say_is_told_once(start):
     part = "print('error: x: is wrong', file=sys.stderr)\nprint(f'only {me}', file=sys.stderr)"
-    noise = "\nprint('[Gloo] Rank 0 is connected to 1 peer ranks.', file=sys.stderr)"
+    noise = """
+print('[Gloo] Rank 1 is connected to [Gloo] Rank 3 peer ranks. ', file=sys.stderr)
+print('2 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3')
+"""
     status, out, err, _ = end(start(part + noise, part))
     assert (status, out) == (0, "")
     assert err.count("error: x: is wrong") == 1 and "Gloo" not in err
