@@ -28,17 +28,17 @@ class Loss(Protocol):
 
 
 def _plain(loss: Callable[..., Any]) -> Callable[..., Loss]:
-    return lambda cfg, mesh: lambda z, logit, group: loss(z, logit, group, cfg.wire_dtype)
+    return lambda cfg, mesh, keep: lambda z, logit, group: loss(z, logit, group, cfg.wire_dtype)
 
 
 def _streamed(kind: Streamed, around: bool) -> Callable[..., Loss]:
-    return lambda cfg, mesh: streamed_loss(
-        kind, mesh, around=around, chunk=cfg.chunk, wire_dtype=cfg.wire_dtype
+    return lambda cfg, mesh, keep: streamed_loss(
+        kind, mesh, around=around, chunk=cfg.chunk, keep=keep, wire_dtype=cfg.wire_dtype
     )
 
 
-# Each is called as (loss config with kind and chunk chosen, mesh).
-LOSSES: dict[str, Callable[[LossConfig, Mesh], Loss]] = {
+# Each is called as (loss config with kind and chunk chosen, mesh, keep of streamed_loss).
+LOSSES: dict[str, Callable[[LossConfig, Mesh, bool], Loss]] = {
     "softmax": _plain(softmax_loss),
     "softmax_chunked": _streamed(SOFTMAX, around=False),
     "softmax_ring": _streamed(SOFTMAX, around=True),
@@ -47,6 +47,7 @@ LOSSES: dict[str, Callable[[LossConfig, Mesh], Loss]] = {
     "sigmoid_ring": _streamed(SIGMOID, around=True),
 }
 BLOCK_COPIES = 3  # logits, their softmax and gradient: 2.5 to 3 blocks in compiled programs
+KEEP_SHARE = 16  # similarities stay for the backward pass within this part of the budget
 CHUNK_SHARE = 32  # a slice of logits takes this part of the budget; the rest is embeddings
 
 
@@ -74,9 +75,16 @@ def chosen(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0)
     return dataclasses.replace(cfg, kind=kind, chunk=min(chunk, max(1, images)))
 
 
+def keeps(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0) -> bool:
+    """Whether a streamed loss keeps a device's similarities; arguments as of `chosen`."""
+    images, texts = batch_size // num_batch_shards(mesh), batch_size * (1 + num_negatives)
+    return 4 * images * texts <= cfg.memory_mib * 2**20 // KEEP_SHARE
+
+
 def build(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0) -> Loss:
     """The loss of `cfg.kind`; one of the user's own is a function of `cfg` that returns it."""
     if ":" in cfg.kind:
         return resolve(cfg.kind, {}, "config.loss.kind")(cfg)
     cfg = chosen(cfg, mesh, batch_size, num_negatives)
-    return resolve(cfg.kind, LOSSES, "config.loss.kind")(cfg, mesh)
+    loss = resolve(cfg.kind, LOSSES, "config.loss.kind")
+    return loss(cfg, mesh, keeps(cfg, mesh, batch_size, num_negatives))

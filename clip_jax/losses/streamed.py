@@ -3,8 +3,9 @@
 Letters: b images, j texts (captions and hard negatives), e embedding; of one device inside
 shard_map, of the global batch outside.
 Exact: rows and columns keep running maxima and sums; the backward pass makes each block of logits
-again, from the embeddings and the saved log-sum-exps (as FlashAttention does). Four products of
-blocks instead of three; memory of one slice of rows.
+again, from the embeddings and the saved log-sum-exps (as FlashAttention does): four products of
+blocks instead of three, memory of one slice of rows. With `keep` the similarities stay instead:
+three products, memory of b x j of the global batch.
 """
 
 import dataclasses
@@ -71,7 +72,7 @@ def top(state: State) -> jax.Array:
 
 
 def streamed_loss(
-    math_: Streamed, mesh: Mesh, *, around: bool, chunk: int, wire_dtype: str
+    math_: Streamed, mesh: Mesh, *, around: bool, chunk: int, keep: bool, wire_dtype: str
 ) -> Callable[..., Any]:
     """The loss (z, logit, group) -> (scalar, metrics) as in losses/softmax.py.
 
@@ -80,9 +81,10 @@ def streamed_loss(
         mesh: the batch is split over its axes data and fsdp.
         around: texts go around the ring; else they are gathered.
         chunk: images of a device at a time.
+        keep: the similarities stay in memory for the backward pass.
         wire_dtype: of the embeddings that travel and enter the products; sums are float32.
     """
-    pairs = _pairs(math_, mesh, around, chunk)
+    pairs = _pairs(math_, mesh, around, chunk, keep)
 
     def loss(
         z: dict[str, jax.Array], logit: dict[str, jax.Array], group: jax.Array
@@ -97,7 +99,7 @@ def streamed_loss(
     return loss
 
 
-def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int) -> Callable[..., Any]:
+def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int, keep: bool) -> Callable[..., Any]:
     """(x (b, e), y (j, e), scale, bias, x_group (b,), y_group (j,)) -> (loss, metrics).
 
     The rule for the gradient stands outside shard_map: both passes are plain programs per device.
@@ -105,13 +107,14 @@ def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int) -> Callable[..
     spread, whole = P(BATCH_AXES), P()
     on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     num_devices = math.prod(mesh.shape[a] for a in BATCH_AXES)
+    hops = num_devices if around else 1
 
     def visit(step: Any, fixed: Any, texts: Any, empty: Any, combine: Any) -> Any:
         """`step` over all texts; the accumulated columns come back for this device's own texts."""
         if around:
             return ring(step, fixed, texts, empty(texts["group"].shape[0]), BATCH_AXES)
         texts = jax.tree.map(lambda v: lax.all_gather(v, BATCH_AXES, tiled=True), texts)
-        fixed, acc = step(fixed, texts, empty(texts["group"].shape[0]))
+        fixed, acc = step(0, fixed, texts, empty(texts["group"].shape[0]))
         return fixed, combine(acc)
 
     def own(acc: Any) -> Any:
@@ -123,20 +126,26 @@ def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int) -> Callable[..
     @functools.partial(
         on_mesh,
         in_specs=(spread, spread, whole, whole, spread, spread),
-        out_specs=(whole, whole, spread, spread),
+        out_specs=(whole, whole, spread, spread, spread),
     )
     def forward(x: Any, y: Any, scale: Any, bias: Any, x_group: Any, y_group: Any) -> Any:
-        def step(rows: Any, texts: Any, columns: Any) -> Any:
-            def body(images: Any, rows: Any, columns: Any) -> Any:
-                s = block(images["z"], texts["z"], scale) + bias  # (chunk, j)
-                return math_.add(rows, columns, s, _same(images, texts))
+        def step(hop: Any, fixed: Any, texts: Any, columns: Any) -> Any:
+            def body(images: Any, state: Any, columns: Any) -> Any:
+                rows, kept = state
+                dot = block(images["z"], texts["z"], jnp.float32(1.0))  # (chunk, j)
+                if keep:
+                    kept = lax.dynamic_update_slice_in_dim(kept, dot[:, None], hop, 1)
+                rows, columns = math_.add(rows, columns, scale * dot + bias, _same(images, texts))
+                return (rows, kept), columns
 
-            return by_rows(body, chunk, {"z": x, "group": x_group}, rows, columns)
+            return by_rows(body, chunk, {"z": x, "group": x_group}, fixed, columns)
 
         b = x.shape[0]
-        rows, columns = visit(
+        texts_at_once = num_devices * y.shape[0] // hops
+        kept = jnp.zeros((b, hops if keep else 0, texts_at_once), jnp.float32)
+        (rows, kept), columns = visit(
             step,
-            math_.rows(b),
+            (math_.rows(b), kept),
             {"z": y, "group": y_group},
             math_.columns,
             lambda acc: own(math_.combine(acc, BATCH_AXES)),
@@ -150,21 +159,24 @@ def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int) -> Callable[..
             "loss_floor": jnp.sum(math_.floor(rows)),
         }
         means = {k: lax.psum(v, BATCH_AXES) / (b * num_devices) for k, v in sums.items()}
-        return means.pop("loss"), means, row_residual, column_residual
+        return means.pop("loss"), means, row_residual, column_residual, kept
 
     @functools.partial(
         on_mesh,
-        in_specs=(spread, spread, whole, whole, *(spread,) * 4, whole),
+        in_specs=(spread, spread, whole, whole, *(spread,) * 5, whole),
         out_specs=(spread, spread, whole, whole),
     )
     def backward(
         x: Any, y: Any, scale: Any, bias: Any, x_group: Any, y_group: Any, rows: Any, cols: Any,
-        g: Any,
+        kept: Any, g: Any,
     ) -> Any:  # fmt: skip
-        def step(grads: Any, texts: Any, dy: Any) -> Any:
+        def step(hop: Any, grads: Any, texts: Any, dy: Any) -> Any:
             def body(images: Any, dx: Any, carry: Any) -> Any:
                 dy, dscale, dbias = carry
-                dot = block(images["z"], texts["z"], jnp.float32(1.0))  # (chunk, j)
+                if keep:
+                    dot = lax.dynamic_index_in_dim(images["kept"], hop, 1, keepdims=False)
+                else:
+                    dot = block(images["z"], texts["z"], jnp.float32(1.0))  # (chunk, j)
                 ds = math_.slope(
                     scale * dot + bias, _same(images, texts), images["rows"], texts["columns"]
                 )
@@ -175,7 +187,7 @@ def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int) -> Callable[..
                 return dx, (dy, dscale, dbias)
 
             dx, dscale, dbias = grads
-            images = {"z": x, "group": x_group, "rows": rows}
+            images = {"z": x, "group": x_group, "rows": rows, "kept": kept}
             dx, (dy, dscale, dbias) = by_rows(body, chunk, images, dx, (dy, dscale, dbias))
             return (dx, dscale, dbias), dy
 
@@ -198,13 +210,13 @@ def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int) -> Callable[..
         return forward(*args)[:2]
 
     def save(*args: Any) -> Any:
-        value, metrics, rows, cols = forward(*args)
-        return (value, metrics), (*args, rows, cols)
+        value, metrics, rows, cols, kept = forward(*args)
+        return (value, metrics), (*args, rows, cols, kept)
 
     def pull(saved: Any, cotangents: Any) -> Any:
-        x, y, scale, bias, x_group, y_group, rows, cols = saved
+        x, y, scale, bias, x_group, y_group, rows, cols, kept = saved
         g, _ = cotangents
-        grads = backward(x, y, scale, bias, x_group, y_group, rows, cols, g)
+        grads = backward(x, y, scale, bias, x_group, y_group, rows, cols, kept, g)
         return (*grads, None, None)  # groups have no gradient
 
     pairs.defvjp(save, pull)

@@ -11,14 +11,15 @@ from typing import Any
 import jax
 from jax import lax
 
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]  # (fixed, texts, acc) -> (fixed, acc)
+Step = Callable[[Any, Any, Any, Any], tuple[Any, Any]]  # (hop, fixed, texts, acc) -> (fixed, acc)
 
 
 def ring(step: Step, fixed: Any, texts: Any, acc: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
     """Applies `step` to the texts of all devices, each one hop after the other.
 
     Args:
-        step: what one block does to what stays (`fixed`) and to what travels with the texts.
+        step: what one block does to what stays (`fixed`) and to what travels with the texts; hop
+            counts from 0 (own texts).
         fixed: stays on its device.
         texts: arrays (j, ...) of this device; they go around.
         acc: belongs to the texts, starts empty, and is back home at the end.
@@ -29,24 +30,26 @@ def ring(step: Step, fixed: Any, texts: Any, acc: Any, axes: tuple[str, ...]) ->
     """
     n = math.prod(lax.axis_size(a) for a in axes)
     if n == 1:
-        return step(fixed, texts, acc)
+        return step(0, fixed, texts, acc)
     hop = [(i, (i + 1) % n) for i in range(n)]
 
     def shift(tree: Any) -> Any:
         return jax.tree.map(lambda v: lax.ppermute(v, axes, hop), tree)
 
-    def body(_: Any, carry: Any) -> Any:
+    def body(i: Any, carry: Any) -> Any:
         # acc lags its texts by one hop, so no transfer waits for this block's result.
         fixed, texts, acc = carry
         onward, acc = shift((texts, acc))
-        fixed, acc = step(fixed, texts, acc)
+        fixed, acc = step(i, fixed, texts, acc)
         return fixed, onward, acc
 
     fixed, _, acc = lax.fori_loop(0, n, body, (fixed, texts, acc))
     return fixed, shift(acc)
 
 
-def by_rows(body: Step, chunk: int, rows: Any, state: Any, acc: Any) -> tuple[Any, Any]:
+def by_rows(
+    body: Callable[[Any, Any, Any], tuple[Any, Any]], chunk: int, rows: Any, state: Any, acc: Any
+) -> tuple[Any, Any]:
     """Applies `body` to slices of `chunk` images; the last one may be smaller.
 
     Args:

@@ -1,9 +1,11 @@
 """Which loss `auto` is, and how large a slice is."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from clip_jax.config.schema import LossConfig, MeshConfig
-from clip_jax.losses import build, chosen
+from clip_jax.losses import build, chosen, keeps
 from clip_jax.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.core
@@ -42,3 +44,25 @@ def test_a_loss_of_the_users_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     loss = build(LossConfig(kind="own_loss:make"), make_mesh(MeshConfig()), 8)
     assert loss({}, {}, None) == 7
+
+
+@pytest.mark.parametrize("kind", ["softmax_ring", "softmax_chunked", "sigmoid_ring"])
+@pytest.mark.parametrize(
+    ("memory_mib", "negatives", "products"), [(16, 0, 3), (15, 0, 4), (16, 1, 4)]
+)
+def test_similarities_stay_within_their_share_of_the_budget(kind, memory_mib, negatives, products):
+    """512 pairs: 1 MiB of similarities on one device, a sixteenth of 16 MiB."""
+    mesh, cfg = make_mesh(MeshConfig(1)), LossConfig(kind, memory_mib=memory_mib, chunk=512)
+    assert keeps(cfg, mesh, 512, negatives) == (products == 3)
+    loss = build(cfg, mesh, 512, negatives)
+    z = {"image": jnp.zeros((512, 2)), "text": jnp.zeros((512, 2))}
+    if negatives:
+        z["negative"] = jnp.zeros((512, negatives, 2))
+    step = jax.grad(lambda z: loss(z, {"scale": 1.0}, jnp.arange(512))[0])
+    assert str(jax.make_jaxpr(step)(z)).count("dot_general[") == products
+
+
+def test_a_device_keeps_its_own_similarities_only():
+    mesh = make_mesh(MeshConfig())
+    assert keeps(LossConfig("softmax_ring"), mesh, 8_192)  # 1,024 x 8,192 floats: 32 MiB
+    assert not keeps(LossConfig("softmax_ring"), mesh, 8_200)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from clip_jax.config.schema import LossConfig, MeshConfig
-from clip_jax.losses import LOSSES, build
+from clip_jax.losses import LOSSES, chosen
 from clip_jax.sharding.mesh import batch_sharding, make_mesh
 
 MESHES = {
@@ -30,10 +30,10 @@ PLAIN = {}  # settings of an example
 RICH = {"groups": 7, "negatives": 2}
 
 
-def compute(kind, z, logit, group, shape=(1, 1, 1), **settings):
+def compute(kind, z, logit, group, shape=(1, 1, 1), keep=False, **settings):
     """Value, metrics, and gradients by name."""
     mesh = make_mesh(MeshConfig(*shape))
-    loss = build(LossConfig(kind, **settings), mesh, len(group), z["image"].ndim - 2)
+    loss = LOSSES[kind](chosen(LossConfig(kind, **settings), mesh, len(group)), mesh, keep)
     put = lambda a: jax.device_put(a, batch_sharding(mesh))  # noqa: E731
 
     def f(z, logit, group):
@@ -70,17 +70,22 @@ def test_one_block(kind, shape, settings):
     check(kind, oracle.example(**settings), shape)
 
 
+KEEP = pytest.mark.parametrize("keep", [False, True], ids=["made again", "kept"])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", STREAMED)
-def test_streamed_by_slices_of_another_size(kind, shape):
+@KEEP
+def test_streamed_by_slices_of_another_size(kind, shape, keep):
     """Groups and hard negatives; the last slice is smaller (48, 24, 12 or 6 images a device)."""
-    check(kind, oracle.example(**RICH), shape, chunk=5)
+    check(kind, oracle.example(**RICH), shape, keep=keep, chunk=5)
 
 
 @pytest.mark.parametrize("kind", STREAMED)
 @pytest.mark.parametrize("chunk", [0, 1, 2, 6, 100])
-def test_any_slice_gives_the_same(kind, chunk):
-    check(kind, oracle.example(), (2, 4, 1), chunk=chunk)
+@KEEP
+def test_any_slice_gives_the_same(kind, chunk, keep):
+    check(kind, oracle.example(), (2, 4, 1), keep=keep, chunk=chunk)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
