@@ -122,7 +122,11 @@ class Checkpoints:
         return None
 
     def restore_latest(
-        self, abstract: dict[str, Any], say: Callable[[str], None], *, only: int | None = None
+        self,
+        abstract: Callable[[int], dict[str, Any]],
+        say: Callable[[str], None],
+        *,
+        only: int | None = None,
     ) -> Restored | None:
         """Restores the newest step that is provably what was saved, on the shardings asked for.
 
@@ -130,8 +134,8 @@ class Checkpoints:
         damaged one is renamed to `STEP.damaged` (not when these checkpoints are only read).
 
         Args:
-            abstract: item -> tree of `jax.ShapeDtypeStruct` with shardings. Items that are not
-                named here are neither read nor checked.
+            abstract: of a step: item -> tree of `jax.ShapeDtypeStruct` with shardings. Items that
+                are not named here are neither read nor checked.
             say: prints one line.
             only: this step and no other.
 
@@ -151,7 +155,7 @@ class Checkpoints:
             numbers = [only]
         for step in reversed(numbers):
             try:
-                restored = self._restore(step, abstract)
+                restored = self._restore(step, abstract(step))
             except _DamagedError as e:
                 damaged[step] = str(e)
                 continue

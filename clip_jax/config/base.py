@@ -30,7 +30,7 @@ def published(name: str) -> Any:
 
 def overfit(config: Any) -> None:
     """Changes a recipe into a check of data and model: learn 128 pairs by heart."""
-    config.overfit = True
+    config.overfit, config.stages = True, ()
     config.name += ", overfit"
     config.batch_size, config.num_steps, config.data.limit = 128, 300, 128
     config.data.group_by = "caption"
@@ -75,8 +75,20 @@ def tiny(config: Any) -> None:
     config.eval.every, config.eval.batch_size, config.checkpoint.every = 0, 16, 4
     config.log.every = 1
     config.mesh = to_config_dict(Config().mesh)
+    shapes = [("16", "8"), ("24", "6"), ("32", "7")]  # as different as those of the recipe
+    for i, stage in enumerate(config.stages):
+        size, context = shapes[i % 3]
+        sizes = {"num_steps": "2", "batch_size": "16", "num_microbatches": "1"}
+        sizes |= {"optim.warmup_steps": "1", "optim.cooldown_steps": "0"}
+        sizes |= {"model.image.size": size, "model.text.context": context}
+        stage.changes = tuple(_resized(change, sizes) for change in stage.changes)
 
 
 def _count(length: Any) -> int:
     """0 for none, else at least 1, whatever the unit."""
     return length if isinstance(length, int) else 1
+
+
+def _resized(change: str, sizes: dict[str, str]) -> str:
+    path, _, value = change.partition("=")
+    return f"{path}={sizes.get(path, value)}"

@@ -6,22 +6,17 @@ work on all.
 """
 
 import contextlib
-import dataclasses
 import importlib.util
-import re
 import traceback
-import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
-
 import clip_jax.config
-from clip_jax.config import check, units
+from clip_jax.config import check, stages, units
 from clip_jax.config.base import overfit, tiny
 from clip_jax.config.codec import from_dict, to_config_dict
+from clip_jax.config.override import check_overrides, overridden
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError, near
 
@@ -47,8 +42,8 @@ def load(
         UserError: a missing recipe, an unknown field, a wrong type, or fields that contradict.
     """
     config = read_recipe(recipe)
-    _check_overrides(overrides)
-    return checked(from_dict(_override(config, overrides)), needs_data=needs_data, pairs=pairs)
+    check_overrides(overrides)
+    return checked(from_dict(overridden(config, overrides)), needs_data=needs_data, pairs=pairs)
 
 
 def read_recipe(recipe: str) -> Any:
@@ -71,8 +66,15 @@ def checked(
     cfg: Config, *, needs_data: bool = True, pairs: Callable[[Config], int] | None = None
 ) -> Config:
     """`cfg` with all lengths in steps; or raises one UserError with all findings."""
-    cfg = units.settled(cfg, pairs)
-    if findings := check.findings(cfg, needs_data=needs_data):
+    if findings := stages.findings(cfg):
+        raise UserError("\n".join(findings))
+    cfg = stages.settled(cfg, lambda part: units.settled(part, pairs))
+    parts = stages.expand(cfg)
+    each = [check.findings(stage.cfg, needs_data=needs_data) for stage in parts]
+    findings = [x for x in each[0] if all(x in those for those in each)]
+    for stage, own in zip(parts, each, strict=True):
+        findings += [f"stage '{stage.name}': {x}" for x in own if x not in findings]
+    if findings:
         raise UserError("\n".join(findings))
     return cfg
 
@@ -169,65 +171,3 @@ def variant(arg: str, known: tuple[str, ...]) -> str:
             f"{near(arg, known)}"
         )
     return arg
-
-
-def _check_overrides(overrides: tuple[str, ...]) -> None:
-    """Names each unknown field, and each scalar given twice (the library keeps the last)."""
-    seen: set[str] = set()
-    for item in overrides:
-        flag, equals, _ = item.partition("=")
-        path = flag.lstrip("-").removeprefix("no") if not equals else flag.lstrip("-")
-        is_tuple = typing.get_origin(_type_of(path)) is tuple
-        if path in seen and not is_tuple:
-            raise UserError(f"--{path}: given twice; keep one")
-        seen.add(path)
-
-
-def _type_of(path: str) -> Any:
-    """Type of `config.a.b[0].c`. Raises UserError for a field that does not exist."""
-    kind: Any = Config
-    done = "config"
-    for name in path.split(".")[1:]:
-        bare = re.sub(r"\[\d+\]$", "", name)
-        if not dataclasses.is_dataclass(kind):
-            raise UserError(f"{done}: has no fields (got '{path}')")
-        types = typing.get_type_hints(kind)
-        if bare not in types:
-            raise UserError(f"{done}.{bare}: no such field{near(bare, types)}")
-        kind, done = types[bare], f"{done}.{name}"
-        if bare != name:
-            if typing.get_origin(kind) is not tuple:
-                raise UserError(f"{done}: is not a tuple; leave the [..] out")
-            kind = typing.get_args(kind)[0]
-    return kind
-
-
-def _quoted(item: str) -> str:
-    """Puts a bare string for a tuple of strings, or for a length, in quotes."""
-    flag, equals, value = item.partition("=")
-    bare = equals and not value.startswith(("(", "[", "'", '"'))
-    path = flag.lstrip("-")
-    if not bare or (_type_of(path) != tuple[str, ...] and not _is_length(path)):
-        return item
-    return f"{flag}={value!r}"
-
-
-def _is_length(path: str) -> bool:
-    parent, _, name = path.rpartition(".")
-    fields = {f.name: f for f in dataclasses.fields(_type_of(parent))}
-    return name in fields and bool(fields[name].metadata.get("length"))
-
-
-def _override(config: Any, overrides: tuple[str, ...]) -> Any:
-    values = flags.FlagValues()
-    argv = ["clip_jax", *(_quoted(x) for x in overrides)]
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-        values(argv)
-        return values["config"].value
-    except (flags.Error, ValueError, TypeError, IndexError) as e:
-        text = " ".join(str(e).split())
-        where = "" if "--config." in text else f"{', '.join(overrides)}: "
-        raise UserError(
-            f"{where}{text}; see `clip_jax train --help` for the type of the field"
-        ) from e

@@ -288,6 +288,16 @@ class InitConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """A part of a run: what is different while it lasts. The optimizer starts afresh in each."""
+
+    name: str = _field("", "for messages")
+    changes: tuple[str, ...] = _field(
+        (), "'FIELD=VALUE' of the config, as after --config.; num_steps is needed"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One training run."""
 
@@ -297,7 +307,7 @@ class Config:
     num_microbatches: int = _field(
         1, "the towers see the batch in this many parts: less memory, the same gradient"
     )
-    num_steps: int = _length(10_000, "training steps")
+    num_steps: int = _length(10_000, "training steps; with stages, the sum of theirs")
     overfit: bool = _field(False, "fail unless the training loss ends near its floor (:overfit)")
     model: ModelConfig = _part(ModelConfig)
     init: tuple[InitConfig, ...] = _field((), "weights to start from, one after the other")
@@ -311,3 +321,4 @@ class Config:
     eval: EvalConfig = _part(EvalConfig)
     checkpoint: CheckpointConfig = _part(CheckpointConfig)
     log: LogConfig = _part(LogConfig)
+    stages: tuple[StageConfig, ...] = _field((), "parts of the run with settings of their own")

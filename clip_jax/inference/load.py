@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from clip_jax.checkpoint.manager import Checkpoints
+from clip_jax.config import stages
 from clip_jax.config.presets import MODELS
 from clip_jax.config.schema import Config, MeshConfig, ModelConfig
 from clip_jax.config.stored import read_config
@@ -109,24 +110,33 @@ def _tokenizer_of(found: read.Foreign) -> Tokenizer:
     return tokenizer
 
 
+def newest_config(run: str, step: int | None = None) -> Config:
+    """The config of a run, as it was when its newest checkpoint (or that of `step`) was saved."""
+    steps = Checkpoints(run).steps() if step is None else [step]
+    return stages.at(stages.expand(read_config(run)), max(steps, default=0)).cfg
+
+
 def _run(run: str, step: int | None, ema: bool, mesh: Mesh) -> Model:
-    cfg = read_config(run)
-    params, stats = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
-    shapes: dict[str, Any] = {"params": params, "stats": stats}
-    if ema:
-        if not cfg.optim.ema:
+    parts = stages.expand(read_config(run))
+
+    def abstract(step: int) -> dict[str, Any]:
+        cfg = stages.at(parts, step).cfg
+        params, stats = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
+        shapes = {"ema" if ema else "params": params, "stats": stats}
+        if ema and not cfg.optim.ema:
             raise UserError(f"{run}: kept no moving average (config.optim.ema was 0)")
-        shapes = {"ema": params, "stats": stats}
-    abstract = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        shapes,
-        shardings(shapes, mesh),
-    )
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            shardings(shapes, mesh),
+        )
+
     checkpoints = Checkpoints(run)
     restored = checkpoints.restore_latest(abstract, print, only=step)
     checkpoints.close()
     if restored is None:
         raise UserError(f"{run}: no checkpoint yet; train until the first is saved")
+    cfg = stages.at(parts, restored.step).cfg
     # Beside a run that is alive, one process could find a newer one than another.
     processes.same({"checkpoint": restored.step}, "start again, with a checkpoint that stays")
     stored = restored.extra_files[TOKENIZER_FILE]

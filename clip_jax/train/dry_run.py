@@ -1,26 +1,27 @@
 """What a run would be: resolved config, mesh, parameters, steps, memory. Writes nothing."""
 
 from clip_jax.config.schema import Config
-from clip_jax.sharding.mesh import make_mesh
-from clip_jax.train import program, start
+from clip_jax.train import program, stages, start
 
 
 def describe(cfg: Config) -> str:
-    """Compiles the step for shapes only and says what it needs."""
-    mesh = make_mesh(cfg.mesh)
-    prog = program.build(cfg, mesh)
-    sizes = " x ".join(f"{k} {v}" for k, v in mesh.shape.items())
+    """Compiles the step of each stage for shapes only and says what it needs."""
+    return "\n".join([start.config_lines(cfg), *map(_stage, stages.programs(cfg))])
+
+
+def _stage(stage: stages.Stage) -> str:
+    cfg, prog = stage.cfg, stage.prog
+    sizes = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
     params = prog.abstract.params
     towers = {k: program.num_params(params[k]) for k in ("image", "text")}
     return "\n".join(
         [
-            start.config_lines(cfg),
             "",
-            f"mesh: {sizes} = {mesh.size} of {mesh.devices.flat[0].device_kind}",
+            *([stage.title] if stage.title else []),
+            f"mesh: {sizes} = {prog.mesh.size} of {prog.mesh.devices.flat[0].device_kind}",
             f"parameters: {program.num_params(params):,} "
             f"(image {towers['image']:,}, text {towers['text']:,})",
-            f"steps: {cfg.num_steps:,} of {cfg.batch_size:,} pairs = "
-            f"{cfg.num_steps * cfg.batch_size:,} examples",
+            f"steps: {cfg.num_steps:,} of {cfg.batch_size:,} pairs = {stage.examples:,} examples",
             program.memory_line(prog.compile()),
         ]
     )

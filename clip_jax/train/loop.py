@@ -20,6 +20,7 @@ from clip_jax import files
 from clip_jax.checkpoint.lock import WorkdirLock, hold
 from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.schema import Config
+from clip_jax.config.stages import at, expand
 from clip_jax.config.stored import read_config, write_config
 from clip_jax.data.feed import feed, host_rows
 from clip_jax.data.pipeline import Pipeline
@@ -38,11 +39,10 @@ from clip_jax.metrics.writers import (
     read_metrics,
 )
 from clip_jax.sharding import processes
-from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.tokenizers import build as build_tokenizer
-from clip_jax.train import agreement, program, start, summary, warm
+from clip_jax.train import agreement, program, stages, start, summary, warm
 from clip_jax.train.compiler import use_cache
 from clip_jax.train.log import Log
 from clip_jax.train.signals import Signals
@@ -62,7 +62,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
     """
     with _device_errors(), contextlib.ExitStack() as stack:
         processes.together(lambda: use_cache(cfg.compile.cache_dir))
-        prog = processes.together(lambda: program.build(cfg, make_mesh(cfg.mesh)))
+        parts = processes.together(lambda: stages.programs(cfg))
         agreement.same_program(cfg, workdir)
         line = LiveLine(cfg.num_steps, sys.stdout if processes.lead() else None)
         stack.callback(line.close)
@@ -74,29 +74,40 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             check = lambda: start.check_same_run(read_config(workdir), cfg, accept_changes)  # noqa: E731
             for text in processes.together(check):
                 line.say(f"changed: {text}")
-        source = processes.by_host(lambda: _open_train(cfg, workdir))
-        restored = start.restore(checkpoints, _items(prog.abstract), line.say)
+        sources = processes.by_host(lambda: [_open_train(s.cfg, workdir) for s in parts])
+        abstract = lambda step: _items(at(parts, step).prog.abstract)  # noqa: E731
+        restored = start.restore(checkpoints, abstract, line.say)
         stored = restored.extra_files[TOKENIZER_FILE] if restored else None
-        pipeline = processes.together(lambda: make_pipeline(cfg, source, stored))
+        pipelines = processes.together(lambda: make_pipelines(parts, sources, stored))
         test = processes.by_host(lambda: _open_test(cfg, workdir))
-        order = start.order_parts(cfg, pipeline)
-        agreement.same_data(order, pipeline.tokenizer.to_bytes(), test.fingerprint if test else "")
+        orders = [start.order_parts(s.cfg, p) for s, p in zip(parts, pipelines, strict=True)]
+        tokenizer = pipelines[0].tokenizer
+        agreement.same_data(orders, tokenizer.to_bytes(), test.fingerprint if test else "")
+        positions = stages.starts(parts, [s.fingerprint for s in sources])
         if restored:
-            start.check_same_order(restored.manifest["order"], order)
-            state = _state(restored.items)
-            position, first = restored.manifest["position"], restored.step
+            stage, first, state = at(parts, restored.step), restored.step, _state(restored.items)
+            start.check_same_order(restored.manifest["order"], orders[stage.index])
+            positions[stage.index] = restored.manifest["position"]
         else:
-            with jax.set_mesh(prog.mesh):
-                state = init_state(prog.init, prog.abstract, cfg.seed)
-                processes.together(lambda: warm.check(cfg))
-                state, lines = warm.warmed(cfg, state, pipeline.tokenizer)
+            stage, first = parts[0], 0
+            with jax.set_mesh(stage.prog.mesh):
+                state = init_state(stage.prog.init, stage.prog.abstract, cfg.seed)
+                processes.together(lambda: warm.check(stage.cfg))
+                state, lines = warm.warmed(stage.cfg, state, tokenizer)
             for text in lines:
                 line.say(text)
-            position, first = 0, 0
-        job = Job(cfg, workdir, prog, pipeline, checkpoints, lock, signals, line, order)
-        processes.on_lead(job.describe)
-        if first < cfg.num_steps:
-            state = job.train(state, test, first, position)
+        processes.on_lead(lambda: describe(cfg, workdir, tokenizer))
+        attempt = processes.on_lead(lambda: clear(workdir, first)) if first < cfg.num_steps else 0
+        writer = JsonlWriter(workdir, attempt) if attempt else NoWriter()
+        for now in parts[stage.index :]:
+            if now is not stage:
+                state, first, stage = stages.advance(state, stage, now), now.first, now
+            job = Job(
+                now.cfg, workdir, now, pipelines[now.index], checkpoints, lock, signals, line,
+                orders[now.index], writer,
+            )  # fmt: skip
+            if first < now.last:
+                state = job.train(state, test, first, positions[now.index])
         with Watchdog(cfg.log.watchdog_seconds, "the last step"):
             job.conclude(state, test)
         return state
@@ -104,50 +115,54 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One attempt at a run, all parts open."""
+    """One attempt at a stage of a run, all parts open."""
 
-    cfg: Config
+    cfg: Config  # of the stage
     workdir: str
-    prog: program.Program
+    stage: stages.Stage
     pipeline: Pipeline
     checkpoints: Checkpoints
     lock: WorkdirLock
     signals: Signals
     line: LiveLine
     order: dict[str, Any]
+    writer: Writer
+
+    @property
+    def prog(self) -> program.Program:
+        """The program of the stage."""
+        return self.stage.prog
 
     def train(
         self, state: TrainState, test: Source | None, first: int, position: int
     ) -> TrainState:
-        """From step `first` to the end."""
-        cfg, prog = self.cfg, self.prog
-        self.line.say(plan_line(cfg, prog, self.pipeline.size, first))
+        """From step `first` of the run to the end of the stage."""
+        cfg, prog, end = self.cfg, self.prog, self.stage.last
+        self.line.say(plan_line(self.stage, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
         execute = processes.together(prog.compile)
         self.line.say(program.memory_line(execute))
-        attempt = processes.on_lead(lambda: self.clear(first))
-        writer = JsonlWriter(self.workdir, attempt) if attempt else NoWriter()
         batches = self.pipeline.batches(
             start=position,
             batch_size=cfg.batch_size,
-            num_steps=cfg.num_steps - first,
+            num_steps=end - first,
             rows=host_rows(cfg.batch_size, prog.mesh),
         )
         stream = feed(batches, prog.mesh)
-        log = Log(self, writer, first)
+        log = Log(self, self.writer, first)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
             if self.evaluation_due(first) and not self.has_scores(first):
-                self.evaluate(state, test, first, writer)  # at the start, or killed after saving
+                self.evaluate(state, test, first)  # at the start, or killed after saving
                 watchdog.beat(first)
-            for step in range(first + 1, cfg.num_steps + 1):
+            for step in range(first + 1, end + 1):
                 with log.clock.waiting():
                     batch, host = next(stream)
                 state, metrics = execute(state, batch)
                 position += cfg.batch_size
                 log.count(host)
-                last = step == cfg.num_steps
+                last = step == end
                 log.flush()  # the line of an earlier step: its arrays are ready by now
                 if step % cfg.log.every == 0 or last or step == first + 1:
                     log.keep(step, metrics)
@@ -162,39 +177,29 @@ class Job:
                     if stop and not last:
                         self.stop(step)
                     if evaluate:
-                        self.evaluate(state, test, step, writer)
+                        self.evaluate(state, test, step)
                 watchdog.beat(step)
             self.checkpoints.wait()
         return state
 
     def evaluation_due(self, step: int) -> bool:
-        """Whether the scores of `step` belong into the metrics."""
+        """Whether the scores of `step` belong into the metrics; where stages meet, of the later."""
         every = self.cfg.eval.every
         if step == 0:
             return bool(self.cfg.eval.tasks and self.cfg.eval.start)
-        return bool(self.cfg.eval.tasks and every and step % every == 0)
+        due = step == self.stage.first or (every and step % every == 0)
+        return bool(self.cfg.eval.tasks and due)
 
     def has_scores(self, step: int) -> bool:
         """Whether they are there."""
         lines = processes.on_lead(lambda: read_metrics(self.workdir)) or []
         return bool(processes.tell("yes" if any(_scores_of(step, x) for x in lines) else ""))
 
-    def clear(self, first: int) -> int:
-        """Removes what a longer or killed attempt left after step `first`; number of this one."""
-        files.remove(files.join(self.workdir, "report.html"))
-        return drop_after(self.workdir, first)
-
-    def describe(self) -> None:
-        """Writes what the run is."""
-        write_config(self.workdir, self.cfg)
-        tokenizer = self.pipeline.tokenizer.to_bytes()
-        files.write_bytes(files.join(self.workdir, _tokenizer_name(self.cfg)), tokenizer)
-
-    def evaluate(self, state: TrainState, test: Source | None, step: int, writer: Writer) -> None:
+    def evaluate(self, state: TrainState, test: Source | None, step: int) -> None:
         """Zero-shot scores of the current parameters into the metrics."""
         if test is not None:
             result = run_tasks(self.model(state), test, self.cfg.eval.tasks)
-            writer.write(step, result.metrics)
+            self.writer.write(step, result.metrics)
             top = {k: v for k, v in result.metrics.items() if "/top" in k}
             text = ", ".join(f"{k.removeprefix('eval/')} {100 * v:.1f} %" for k, v in top.items())
             self.line.say(f"step {step}: {text}")
@@ -229,7 +234,7 @@ class Job:
         cfg, path = self.cfg, files.join(self.workdir, "report.html")
         stands = processes.on_lead(lambda: files.exists(path))
         if processes.tell("yes" if stands else ""):
-            self.line.say(f"already finished: step {cfg.num_steps}; report: {path}")
+            self.line.say(f"already finished: step {self.stage.last}; report: {path}")
         else:
             result = Result({}, [], [])
             if test is not None:
@@ -254,11 +259,12 @@ class Job:
         """Writes and prints what is known at the end."""
         cfg = self.cfg
         if result.metrics:
-            attempt = drop_after(self.workdir, cfg.num_steps) - 1
-            if not any(_scores_of(cfg.num_steps, x) for x in read_metrics(self.workdir)):
-                JsonlWriter(self.workdir, attempt).write(cfg.num_steps, result.metrics)
+            end = self.stage.last
+            attempt = drop_after(self.workdir, end) - 1
+            if not any(_scores_of(end, x) for x in read_metrics(self.workdir)):
+                JsonlWriter(self.workdir, attempt).write(end, result.metrics)
         facts = [
-            ("steps", f"{cfg.num_steps:,} of {cfg.batch_size:,} pairs"),
+            ("steps", steps_line(read_config(self.workdir))),
             ("training pairs", f"{self.pipeline.size:,}"),
             ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
         ]
@@ -267,6 +273,18 @@ class Job:
         if scores:
             print(scores)
         print(f"training took {seconds:.0f} s; report: {path}", flush=True)
+
+
+def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:
+    """Writes what the run is."""
+    write_config(workdir, cfg)
+    files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
+
+
+def clear(workdir: str, first: int) -> int:
+    """Removes what a longer or killed attempt left after step `first`; number of this one."""
+    files.remove(files.join(workdir, "report.html"))
+    return drop_after(workdir, first)
 
 
 def _open_train(cfg: Config, workdir: str) -> Source:
@@ -283,18 +301,23 @@ def _open_test(cfg: Config, workdir: str) -> Source | None:
     return source
 
 
-def make_pipeline(cfg: Config, source: Source, stored: bytes | None) -> Pipeline:
-    """What makes the batches; `stored` is the tokenizer of a checkpoint.
+def make_pipelines(
+    parts: tuple[stages.Stage, ...], sources: list[Source], stored: bytes | None
+) -> list[Pipeline]:
+    """What makes the batches of each stage; `stored` is the tokenizer of a checkpoint.
 
     Raises:
-        UserError: the tokenizer does not fit the text tower, or the batch is larger than the data.
+        UserError: the tokenizer does not fit the text tower, or a batch is larger than the data.
     """
-    tokenizer = make_tokenizer(cfg, source, stored)
-    pipeline = Pipeline(
-        source, tokenizer, cfg.data, cfg.model.image, cfg.model.text.context, cfg.seed
-    )
-    check_size(cfg, pipeline)
-    return pipeline
+    found: list[Pipeline] = []
+    for stage, source in zip(parts, sources, strict=True):
+        cfg, model = stage.cfg, stage.cfg.model
+        tokenizer = make_tokenizer(cfg, source, stored) if not found else found[0].tokenizer
+        found.append(
+            Pipeline(source, tokenizer, cfg.data, model.image, model.text.context, cfg.seed)
+        )
+        check_size(cfg, found[-1])
+    return found
 
 
 def make_tokenizer(cfg: Config, source: Source, stored: bytes | None) -> Tokenizer:
@@ -328,15 +351,24 @@ def check_size(cfg: Config, pipeline: Pipeline) -> None:
         )
 
 
-def plan_line(cfg: Config, prog: program.Program, size: int, first: int) -> str:
+def plan_line(stage: stages.Stage, size: int, first: int) -> str:
     """What is about to happen, in one line."""
-    examples = cfg.num_steps * cfg.batch_size
+    cfg, prog, examples = stage.cfg, stage.prog, stage.examples
     mesh = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
     return (
-        f"{cfg.name}: steps {first:,} to {cfg.num_steps:,} of {cfg.batch_size:,} pairs = "
+        f"{cfg.name}: {stage.title}{': ' if stage.title else ''}"
+        f"steps {first:,} to {stage.last:,} of {cfg.batch_size:,} pairs = "
         f"{examples:,} examples ({examples / size:.1f} epochs of {size:,}), "
         f"{program.num_params(prog.abstract.params):,} parameters, mesh {mesh}, "
         f"{jax.default_backend()}, {cfg.model.dtype}, loss {prog.loss}"
+    )
+
+
+def steps_line(cfg: Config) -> str:
+    """How many steps of how many pairs, stage by stage."""
+    return "; ".join(
+        f"{s.name}{': ' if s.name else ''}{s.last - s.first:,} of {s.cfg.batch_size:,} pairs"
+        for s in expand(cfg)
     )
 
 

@@ -21,7 +21,7 @@ FREE_FIELDS = (
     "loss.memory_mib", "data.cache", "data.epoch_size", "data.threads", "data.prefetch",
     "data.max_bad_share", "data.train.paths", "tokenizer.path",
 )  # fmt: skip
-REFUSED = ("model", "tokenizer", "data", "seed", "loss", "init")
+REFUSED = ("model", "tokenizer", "data", "seed", "loss", "init", "stages")
 STATE = ("optim.kind", "optim.mu_dtype", "optim.rates")  # checkpoints have other arrays then
 
 
@@ -92,9 +92,11 @@ def check_same_order(saved: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def restore(
-    checkpoints: Checkpoints, abstract: dict[str, Any], say: Callable[[str], None]
+    checkpoints: Checkpoints,
+    abstract: Callable[[int], dict[str, Any]],
+    say: Callable[[str], None],
 ) -> Restored | None:
-    """The newest good checkpoint on the shardings of `abstract`, or None for a new run."""
+    """The newest good checkpoint, as `abstract` wants it for its step; None for a new run."""
     restored = checkpoints.restore_latest(abstract, say)
     if restored is not None:
         say(f"resumed from step {restored.step}")

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 
 from clip_jax.config.schema import Config, InitConfig, ModelConfig
-from clip_jax.config.stored import read_config
 from clip_jax.errors import UserError
-from clip_jax.inference.load import load
+from clip_jax.inference.load import load, newest_config
 from clip_jax.interop import build, read
 from clip_jax.interop.table import leaves, tree
 from clip_jax.tokenizers import Tokenizer, is_missing
@@ -79,7 +78,7 @@ def warmed(cfg: Config, state: TrainState, tokenizer: Tokenizer) -> tuple[TrainS
 def _model(item: InitConfig) -> ModelConfig:
     """What lies there. The name in item.config is for weights that come without one."""
     if not read.is_foreign(item.weights):
-        run = read_config(item.weights)
+        run = newest_config(item.weights)
         if item.ema and not run.optim.ema:
             raise UserError(f"{item.weights}: kept no moving average (config.optim.ema was 0)")
         return run.model

@@ -74,7 +74,7 @@ def restore(workdir, want=None, keep=9):
     """(restored, lines that were said)."""
     said = []
     checkpoints = Checkpoints(str(workdir), keep=keep)
-    restored = checkpoints.restore_latest(want or abstract(make()), said.append)
+    restored = checkpoints.restore_latest(lambda _: want or abstract(make()), said.append)
     checkpoints.close()
     return restored, said
 
@@ -155,7 +155,7 @@ def test_part_of_the_items(workdir):
 def test_nothing_yet(tmp_path):
     assert restore(tmp_path)[0] is None
     reader = Checkpoints(str(tmp_path / "nowhere"))
-    assert (reader.restore_latest(abstract(make()), print), reader.steps()) == (None, [])
+    assert (reader.restore_latest(lambda _: abstract(make()), print), reader.steps()) == (None, [])
     assert reader.manifest() is None
     reader.close()
     assert not (tmp_path / "nowhere").exists()
@@ -201,7 +201,7 @@ def test_arrays_may_be_donated_after_save(tmp_path):
         for _ in range(5):
             params = overwrite(params)
         checkpoints.wait()
-        restored = checkpoints.restore_latest(abstract(make()), print)
+        restored = checkpoints.restore_latest(lambda _: abstract(make()), print)
         assert restored.step == step
         assert_same(restored.items, make(step))
     checkpoints.close()
@@ -282,7 +282,7 @@ def test_damage_to_any_file_is_never_silent(workdir, how):
         content = path.read_bytes()
         damage(path, how)
         said = []
-        restored = reader.restore_latest(abstract(make()), said.append)
+        restored = reader.restore_latest(lambda _: abstract(make()), said.append)
         seen[name] = restored.step
         assert_same(restored.items, good[restored.step])
         assert restored.extra_files == FILES and restored.manifest["at"] == restored.step
@@ -303,7 +303,7 @@ def test_damage_all_over_the_arrays_is_never_silent(workdir):
         data = bytearray(content)
         data[place] ^= 16
         path.write_bytes(data)
-        restored = reader.restore_latest(want, lambda line: None)
+        restored = reader.restore_latest(lambda _: want, lambda line: None)
         assert_same(restored.items["params"], make(restored.step)["params"])
         assert restored.step == 100
 
@@ -337,7 +337,7 @@ def test_flipped_bit_in_an_array(workdir, capfd):
 def test_step_older_than_the_damaged_one_can_be_saved(workdir):
     damage(biggest(workdir), "truncate")
     checkpoints = Checkpoints(str(workdir), keep=2)
-    restored = checkpoints.restore_latest(abstract(make()), print)
+    restored = checkpoints.restore_latest(lambda _: abstract(make()), print)
     assert restored.step == 100
     for step in (150, 200):
         checkpoints.save(step, make(step), {})
@@ -397,7 +397,7 @@ def test_reader_changes_nothing(workdir):
     (workdir / "checkpoints" / "300.orbax-checkpoint-tmp").mkdir()
     before = sorted(workdir.rglob("*"))
     reader = Checkpoints(str(workdir))
-    assert reader.restore_latest(abstract(make()), print).step == 100
+    assert reader.restore_latest(lambda _: abstract(make()), print).step == 100
     reader.close()
     assert sorted(workdir.rglob("*")) == before
 
@@ -481,7 +481,7 @@ def test_terminal_stays_clean_after_a_damaged_step(workdir):
 import gc
 checkpoints = Checkpoints(sys.argv[1])
 for _ in range(5):
-    print(checkpoints.restore_latest(abstract(make()), lambda line: None).step)
+    print(checkpoints.restore_latest(lambda _: abstract(make()), lambda line: None).step)
     gc.collect()
 """
     child = run(code, workdir)

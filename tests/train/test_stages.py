@@ -1,0 +1,185 @@
+"""Runs in stages: one job, each pair once an epoch, gone on with anywhere bit by bit."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import clip_jax
+import tiny
+from clip_jax.checkpoint.manager import Checkpoints
+from clip_jax.config import schema
+from clip_jax.config.load import checked
+from clip_jax.config.schema import StageConfig
+from clip_jax.data.pipeline import Pipeline
+from clip_jax.errors import UserError
+from clip_jax.interop.table import leaves
+from clip_jax.metrics.writers import read_metrics
+from clip_jax.models import posemb
+from clip_jax.train import stages
+from clip_jax.train.state import init_state
+
+LAST = 9
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Forty pairs, and sixteen others."""
+    root = tmp_path_factory.mktemp("pairs")
+    return tiny.write_folder(root / "a", 40), tiny.write_folder(root / "b", 16)
+
+
+def config(folders, **changes):
+    """Small images (4 steps of 16), large ones (3 of 8), other data (1), the first again (1)."""
+    first, other = folders
+    parts = (
+        StageConfig("small", ("num_steps=4", "model.image.patch_dropout=0.5")),
+        StageConfig(
+            "large",
+            (
+                "num_steps=3", "batch_size=8", "model.image.size=24", "model.text.context=6",
+                "optim.learning_rate=1e-4", "optim.warmup_steps=1",
+            ),
+        ),
+        StageConfig("other", ("num_steps=1", "optim.warmup_steps=0", f"data.train.paths={other}")),
+        StageConfig("again", ("num_steps=1", "optim.warmup_steps=0", "optim.rates=image/.*=0")),
+    )  # fmt: skip
+    cfg = tiny.config(first, stages=parts, num_steps=1)
+    optim = dataclasses.replace(cfg.optim, ema=0.9)
+    checkpoint = schema.CheckpointConfig(every=1, keep=20)
+    cfg = dataclasses.replace(cfg, optim=optim, checkpoint=checkpoint, **changes)
+    return checked(cfg)
+
+
+@pytest.fixture(scope="module")
+def whole(folders, tmp_path_factory):
+    """An uninterrupted run: (workdir, what it read: fingerprint -> positions in order)."""
+    workdir, read = tmp_path_factory.mktemp("whole"), {}
+    plain = Pipeline.examples
+
+    def spy(self, position, row):
+        read.setdefault(self.source.fingerprint, []).extend(position.tolist())
+        return plain(self, position, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pipeline, "examples", spy)
+        clip_jax.pretrain(config(folders), str(workdir))
+    return workdir, read
+
+
+def losses(run):
+    return {x["step"]: x["loss"] for x in read_metrics(str(run)) if "loss" in x}
+
+
+def saved(run, step=LAST):
+    """Checksums of everything in a checkpoint."""
+    return Checkpoints(str(run)).manifest(step)["checksums"]
+
+
+def test_steps_go_through_and_schedules_start_again(whole):
+    lines = [x for x in read_metrics(str(whole[0])) if "loss" in x]
+    assert [x["step"] for x in lines] == list(range(1, LAST + 1))
+    rates = [x["learning_rate"] for x in lines]
+    assert rates[1] == pytest.approx(1e-3) and rates[4] == pytest.approx(1e-4)
+    assert rates[6] < rates[5] and rates[7] == pytest.approx(1e-3)
+
+
+def test_scores_stand_where_stages_meet_and_at_the_end(whole):
+    scored = [x["step"] for x in read_metrics(str(whole[0])) if "eval/colours/top1" in x]
+    assert scored == [4, 7, 8, LAST]
+
+
+def test_every_pair_is_read_once_an_epoch_through_all_stages(whole):
+    """A data set is gone on with; another one starts at its first pair."""
+    first, other = whole[1].values()
+    assert sorted(first) == list(range(4 * 16 + 3 * 8 + 16))
+    assert sorted(other) == list(range(16))
+
+
+@pytest.mark.parametrize("step", [2, 4, 5, 7, 8])
+def test_a_run_that_was_killed_goes_on_bit_by_bit(whole, folders, step, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    for later in range(step + 1, LAST + 1):
+        shutil.rmtree(run / "checkpoints" / str(later))
+    clip_jax.pretrain(config(folders), str(run))
+    assert losses(run) == losses(whole[0])
+    assert saved(run) == saved(whole[0])
+
+
+def test_a_damaged_first_checkpoint_of_a_stage_falls_back_to_the_stage_before(
+    whole, folders, tmp_path, capsys
+):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    for later in range(6, LAST + 1):
+        shutil.rmtree(run / "checkpoints" / str(later))
+    (run / "checkpoints" / "5" / "manifest" / "metadata").write_text("{}")
+    clip_jax.pretrain(config(folders), str(run))
+    assert "checkpoint 5 is damaged" in capsys.readouterr().out
+    assert saved(run) == saved(whole[0])
+
+
+def test_what_goes_on_and_what_starts_afresh(folders):
+    old, new = stages.programs(config(folders))[:2]
+    with jax.set_mesh(old.prog.mesh):
+        state = init_state(old.prog.init, old.prog.abstract, 0)
+    state = dataclasses.replace(
+        state,
+        step=state.step + 4,
+        skipped=state.skipped + 1,
+        opt_state=jax.tree.map(lambda x: x + 1, state.opt_state),
+        ema=jax.tree.map(lambda x: 2 * x, state.params),
+    )
+    before, average = leaves(jax.device_get(state.params)), leaves(jax.device_get(state.ema))
+    after = stages.advance(state, old, new)
+    assert (int(after.step), int(after.skipped)) == (0, 1)
+    assert jax.tree.structure(after) == jax.tree.structure(new.prog.abstract)
+    for x in jax.tree.leaves(after.opt_state):
+        assert not np.any(x)
+    for tree, was in (after.params, before), (after.ema, average):
+        here = leaves(tree)
+        grid = posemb.resize_grid(was["image/posemb"], (2, 2), (3, 3))
+        line = posemb.resize_line(was["text/posemb"], 6)
+        np.testing.assert_allclose(here.pop("image/posemb"), grid, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(here.pop("text/posemb"), line, rtol=1e-6, atol=1e-7)
+        for name, x in here.items():
+            np.testing.assert_array_equal(x, was[name], err_msg=name)
+
+
+def test_a_frozen_tower_stands_still_in_its_stage_only(whole):
+    run = str(whole[0])
+    params = {n: leaves(clip_jax.load(run, step=n).params) for n in (7, 8, 9)}
+    moved = lambda a, b, side: [  # noqa: E731
+        k for k, x in params[a].items() if k.startswith(side) and np.any(x != params[b][k])
+    ]
+    assert moved(8, 9, "image/") == [] and moved(8, 9, "text/")
+
+
+def test_a_checkpoint_is_loaded_as_its_stage_had_it(whole, folders, tmp_path):
+    run = str(whole[0])
+    sizes = {n: clip_jax.load(run, step=n).config.model.image.size for n in (1, 4, 5, 7, 8)}
+    assert sizes == {1: 16, 4: 16, 5: 24, 7: 24, 8: 16}
+    again = tiny.config(
+        folders[0], init=(schema.InitConfig(weights=run, parts="image/.*"),), num_steps=1,
+        optim=schema.OptimConfig(),
+    )  # fmt: skip
+    clip_jax.pretrain(again, str(tmp_path / "next"))
+
+
+def test_other_stages_are_another_run(whole, folders, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    cfg = config(folders)
+    longer = dataclasses.replace(cfg.stages[0], changes=("num_steps=5",))
+    with pytest.raises(UserError, match=r"stages\[0\].changes: was .* now \('num_steps=5'"):
+        clip_jax.pretrain(dataclasses.replace(cfg, stages=(longer, *cfg.stages[1:])), str(run))
+
+
+def test_a_stage_with_other_parameters_is_refused(folders, tmp_path):
+    parts = (
+        StageConfig("a", ("num_steps=4",)),
+        StageConfig("b", ("num_steps=4", "model.image.mlp_dim=64")),
+    )
+    words = r"stage 'b': image/.*mlp.* is \(2, 64, 16\), and \(2, 32, 16\) in 'a'"
+    with pytest.raises(UserError, match=words):
+        clip_jax.pretrain(tiny.config(folders[0], stages=parts), str(tmp_path))
