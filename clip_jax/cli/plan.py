@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from clip_jax.cli.use import Parser
-from clip_jax.errors import CHECK_FAILED, DONE, Stop
+from clip_jax.config import stages
+from clip_jax.config.schema import Config
+from clip_jax.errors import CHECK_FAILED, DONE, Stop, UserError
 from clip_jax.planner import ENVIRONMENT
 
 
@@ -24,6 +26,7 @@ def parser() -> Parser:
     options.add_argument(
         "--search", action="store_true", help="try meshes, remat and micro-batches for the fastest"
     )
+    options.add_argument("--stage", default="", help="of a recipe with stages: which one")
     options.add_argument(
         "--samples", type=_above_zero, default=0.0, help="pairs of the whole run; else the recipe's"
     )
@@ -44,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     topology = parse_topology(args.topology)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    cfg = load(args.config, overrides, needs_data=False)
+    cfg = _stage(load(args.config, overrides, needs_data=False), args.stage)
 
     from clip_jax import files
     from clip_jax.planner import cache, plan  # jax comes with them
@@ -70,6 +73,18 @@ def main(argv: Sequence[str]) -> int:
     if best is None or best.fits is False:
         raise Stop(refusal, CHECK_FAILED)
     return DONE
+
+
+def _stage(cfg: Config, name: str) -> Config:
+    """The config of the stage that is asked for; of the whole run if it has none."""
+    parts = stages.expand(cfg)
+    if not name and len(parts) == 1:
+        return parts[0].cfg
+    found = [s.cfg for s in parts if s.name == name and name]
+    if not found:
+        known = ", ".join(s.name for s in parts if s.name) or "none"
+        raise UserError(f"--stage: no stage '{name}' in {cfg.name}; its stages: {known}")
+    return found[0]
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -235,6 +235,9 @@ def _rest(cfg: Config) -> Iterator[str]:
     for option in cfg.compile.options:
         if not re.fullmatch(r"\w+=\S+", option):
             yield f"config.compile.options: must be name=value (got '{option}')"
+    profile = cfg.log.profile
+    if profile and (len(profile) != 2 or not 0 < profile[0] <= profile[1]):
+        yield f"config.log.profile: must be (first, last) with 0 < first <= last (got {profile})"
     for name in ("crop_scale", "crop_ratio"):
         value = getattr(cfg.data, name)
         if (value or name == "crop_ratio") and (len(value) != 2 or not 0 < value[0] <= value[1]):

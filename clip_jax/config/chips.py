@@ -90,6 +90,20 @@ CHIPS = {
     )
 }  # fmt: skip
 
+# What JAX calls the devices (`device_kind`).
+KINDS = {
+    "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU7x": "tpu7x",
+}  # fmt: skip
+
+
+def peak_flops(device_kind: str) -> float:
+    """bfloat16 peak of one JAX device, FLOP/s; 0 where it is not known."""
+    gpus = (c.name for c in CHIPS.values() if not c.dims and f"NVIDIA {c.name}" in device_kind)
+    chip = CHIPS.get(KINDS.get(device_kind) or next(gpus, ""))
+    return chip.flops / chip.devices if chip else 0.0
+
+
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # v5e and v6e, by chips
 CUBES = (  # v4 and v5p, by chips; the usual shape of a size
     "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16",

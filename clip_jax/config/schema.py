@@ -109,14 +109,18 @@ class ModelConfig:
 class TokenizerConfig:
     """From captions to ids."""
 
-    kind: str = _field("sentencepiece", "'sentencepiece', 'clip_bpe', 'hf' or 'module:function'")
-    path: str = _field("", "model or merges file; empty: train (sentencepiece), search (clip_bpe)")
+    kind: str = _field(
+        "sentencepiece", "'sentencepiece', 'clip_bpe', 'hf', 'wordpiece' or 'module:function'"
+    )
+    path: str = _field("", "its file; empty: train (sentencepiece), search (clip_bpe)")
     model_type: str = _field("unigram", "kind of SentencePiece model to train: 'unigram' or 'bpe'")
     train_captions: int = _field(100_000, "train on at most this many captions")
     clean: str = _field("lower", "'none', 'lower' or 'canonicalize' (SigLIP); clip_bpe has its own")
     sticky_eos: bool = _field(True, "a caption that is cut still ends in end-of-text")
     pad_id: int = _field(-1, "id that fills a row; -1 = the tokenizer's own")
-    keep_eos: bool = _field(True, "kind hf: False = pads stand where end-of-text would (CLIPA)")
+    keep_eos: bool = _field(
+        True, "hf, wordpiece: False = pads stand where end-of-text would (CLIPA)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +275,10 @@ class LogConfig:
     """Logging."""
 
     every: int = _length(10, "steps between lines of metrics.jsonl")
+    writers: tuple[str, ...] = _field(
+        (), "metrics also to 'tensorboard', 'wandb' or 'package.module:function'"
+    )
+    profile: tuple[int, ...] = _field((), "(first, last) step to profile, into workdir/profile")
     watchdog_seconds: float = _field(
         3600.0,
         "end with status 42 when no step, evaluation or checkpoint ends for so long; 0 = never",

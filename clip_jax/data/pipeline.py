@@ -6,7 +6,9 @@ batches, and a resume starts at a position. Grain reads chunks of a batch in its
 """
 
 import collections
+import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ from clip_jax.errors import UserError
 from clip_jax.tokenizers import Tokenizer
 
 CHUNK = 32  # samples; large enough to hide Grain's cost per element, small enough to share work
+STAGES: tuple[str, ...] = ("read", "decode", "transform", "tokenize")
 MOST_TRIES = 100  # neighbours tried in place of an unusable record
 
 
@@ -31,10 +34,14 @@ class HostBatch:
     arrays: image uint8 (b, y, x, c), text int32 (b, t), index uint32 (b, 2), group int32 (b,);
         with hard negatives also negative int32 (b, k, t).
     bad: reasons of the records that had to be replaced, with counts.
+    seconds: what reading, decoding, transforming and tokenizing took, summed over threads.
     """
 
     arrays: dict[str, np.ndarray]
     bad: collections.Counter[str]
+    seconds: dict[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(STAGES, 0.0)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,48 +93,54 @@ class Pipeline:
         """The examples at global positions (b,), rows (b,) of their batch."""
         record, _ = order.locate(position, self.size, self.seed)
         bad: collections.Counter[str] = collections.Counter()
+        seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         images, texts, groups, wrong = [], [], [], []
         for p, r, i in zip(position, record, row, strict=True):
-            image, text, group, negatives = self._example(int(p), int(r), bad)
+            image, text, group, negatives = self._example(int(p), int(r), bad, seconds)
             images.append(image)
             texts.append(text)
             wrong += negatives
             groups.append(int(i) if group is None else group)
         index = np.stack([position >> 32, position & 0xFFFFFFFF], axis=1).astype(np.uint32)
+        with _timed(seconds, "tokenize"):
+            ids = self.tokenizer([*texts, *wrong], self.context)
         arrays = {
             "image": np.stack(images),
-            "text": self.tokenizer(texts, self.context),
+            "text": ids[: len(texts)],
             "index": index,
             "group": np.asarray(groups, np.int32),
         }
         if wrong:
-            ids = self.tokenizer(wrong, self.context)
-            arrays["negative"] = ids.reshape(len(images), -1, self.context)
-        return HostBatch(arrays, bad)
+            arrays["negative"] = ids[len(texts) :].reshape(len(images), -1, self.context)
+        return HostBatch(arrays, bad, seconds)
 
     def _example(
-        self, position: int, record: int, bad: collections.Counter[str]
+        self, position: int, record: int, bad: collections.Counter[str], seconds: dict[str, float]
     ) -> tuple[np.ndarray, str, int | None, list[str]]:
         """Image, caption, group, wrong captions; an unusable record gives way to the next."""
         for shift in range(min(MOST_TRIES, self.size)):
             rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
             try:
-                example, pixels = self._read((record + shift) % self.size)
+                example, pixels = self._read((record + shift) % self.size, seconds)
                 negatives = captions.negatives_of(example, self.data.negatives)
             except BadRecord as e:
                 bad[str(e)] += 1
                 continue
             text = captions.pick(example.texts, rng)
-            return self._transform(pixels, rng), text, self._group(example, text), negatives
+            with _timed(seconds, "transform"):
+                image = self._transform(pixels, rng)
+            return image, text, self._group(example, text), negatives
         reasons = ", ".join(f"{n} x {r}" for r, n in bad.most_common(3))
         raise UserError(f"config.data.train: {MOST_TRIES} unusable pairs in a row ({reasons})")
 
-    def _read(self, record: int) -> tuple[Example, np.ndarray]:
+    def _read(self, record: int, seconds: dict[str, float]) -> tuple[Example, np.ndarray]:
         """A pair with its pixels uint8 (y, x, c), from memory if data.cache has it there."""
         if (known := self.kept.get(record)) is not None:
             return known
-        example = self.source[record]
-        pair = example, decode_image(example.image, self.image.channels)
+        with _timed(seconds, "read"):
+            example = self.source[record]
+        with _timed(seconds, "decode"):
+            pair = example, decode_image(example.image, self.image.channels)
         if self.data.cache:
             self.kept[record] = pair
         return pair
@@ -154,8 +167,18 @@ class Pipeline:
             ) from e
 
 
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] += time.perf_counter() - start
+
+
 def _join(parts: list[Any]) -> HostBatch:
     if len(parts) == 1:
         return parts[0]
     arrays = {k: np.concatenate([p.arrays[k] for p in parts]) for k in parts[0].arrays}
-    return HostBatch(arrays, sum((p.bad for p in parts), collections.Counter()))
+    seconds = {k: sum((p.seconds[k] for p in parts), 0.0) for k in STAGES}
+    return HostBatch(arrays, sum((p.bad for p in parts), collections.Counter()), seconds)

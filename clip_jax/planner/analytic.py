@@ -45,18 +45,7 @@ class Traced:
     moving: Any
 
 
-def model_flops(cfg: Config) -> float:
-    """FLOPs of a step without recomputation: what MFU is a share of."""
-    kind = cfg.loss.kind
-    if ":" not in kind:
-        kind = "sigmoid" if kind.startswith("sigmoid") else "softmax"
-    plain = dataclasses.replace(
-        cfg,
-        num_microbatches=1,
-        model=dataclasses.replace(cfg.model, remat="none"),
-        loss=dataclasses.replace(cfg.loss, kind=kind),
-    )
-    return traced(plain).flops
+model_flops = functools.lru_cache(maxsize=32)(program.model_flops)
 
 
 @functools.lru_cache(maxsize=32)

@@ -17,6 +17,8 @@ from clip_jax.report.html import SMALL_PX, render
 from clip_jax.report.plots import Series, line_chart
 from clip_jax.report.text import clean
 
+FINISHED = b'<meta name="run" content="finished">'
+
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRow:
@@ -70,6 +72,7 @@ class RunReport:
         samples: held-out images.
         notes: known limits of the scores, printed beside them.
         config: the resolved config.
+        finished: False while the run goes on.
     """
 
     title: str
@@ -79,6 +82,15 @@ class RunReport:
     samples: list[Sample]
     notes: list[str]
     config: dict[str, Any]
+    finished: bool = True
+
+
+def is_finished(path: str) -> bool:
+    """Whether a report is there and is that of a run's end."""
+    try:
+        return FINISHED in files.read_bytes(path)[:2000]
+    except FileNotFoundError:
+        return False
 
 
 def _share(value: float) -> Markup:

@@ -8,7 +8,7 @@ import numpy as np
 from clip_jax.config.extend import resolve
 from clip_jax.config.schema import TokenizerConfig
 from clip_jax.errors import UserError
-from clip_jax.tokenizers import bpe, hf, sentencepiece
+from clip_jax.tokenizers import bpe, hf, sentencepiece, wordpiece
 
 
 class Tokenizer(Protocol):
@@ -56,6 +56,7 @@ TOKENIZERS: dict[str, Callable[..., Tokenizer]] = {
     "sentencepiece": sentencepiece.build,
     "clip_bpe": bpe.build,
     "hf": hf.build,
+    "wordpiece": wordpiece.build,
 }
 
 

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+from clip_jax.config.chips import peak_flops
 from clip_jax.data.feed import total
 from clip_jax.data.pipeline import HostBatch
 from clip_jax.errors import DIVERGED
 from clip_jax.metrics.clock import Clock
 from clip_jax.metrics.writers import Writer
 from clip_jax.sharding import processes
+from clip_jax.train.health import Health
+from clip_jax.train.program import model_flops
 
 if TYPE_CHECKING:
     from clip_jax.train.loop import Job
@@ -24,6 +27,13 @@ class Log:
 
     def __init__(self, job: "Job", writer: Writer, first: int):
         self._job, self._writer = job, writer
+        self._health = Health(job.cfg, job.stage.first)
+        kind = jax.devices()[0].device_kind
+        self._peak = peak_flops(kind) * job.prog.mesh.size
+        self._flops = model_flops(job.cfg) if self._peak else 0.0
+        self._host: dict[str, float] = {}  # what is known of the input on this host
+        self._seconds: collections.Counter[str] = collections.Counter()
+        self._steps = 0  # since the last `keep`
         self.clock = Clock(job.cfg.batch_size, step=first)
         self._pending: tuple[int, dict[str, jax.Array], np.ndarray | jax.Array] | None = None
         self._reasons: collections.Counter[str] = collections.Counter()  # on this host
@@ -34,9 +44,17 @@ class Log:
         """Takes note of unusable pairs."""
         self._reasons += host.bad
         self._new += (host.bad.total(), len(host.arrays["group"]))
+        self._seconds.update(host.seconds)
+        self._steps += 1
 
-    def keep(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Remembers the metrics of `step` until `flush`."""
+    def keep(self, step: int, metrics: dict[str, jax.Array], host: HostBatch) -> None:
+        """Remembers the metrics of `step`, whose batch `host` is, until `flush`."""
+        text = host.arrays["text"]
+        unique = len({row.tobytes() for row in text})
+        self._host = {"data/repeated": 1 - unique / len(text)}
+        self._host |= {f"data/{k}_s": v / self._steps for k, v in self._seconds.items()}
+        self._seconds.clear()
+        self._steps = 0
         self._pending = (step, metrics, total(self._new, self._job.prog.mesh))
         self._new = np.zeros(2, np.int32)
 
@@ -55,12 +73,17 @@ class Log:
         bad, seen = jax.device_get(counts).tolist()
         self._bad, self._seen = self._bad + bad, self._seen + seen
         self._judge()
-        values |= {**self.clock.lap(step), "data/skipped": self._bad}
+        values |= {**self.clock.lap(step), "data/skipped": self._bad, **self._host}
+        values |= self._job.ledger.values()
+        if self._peak and "speed/step_s" in values:
+            values["speed/mfu"] = self._flops / (values["speed/step_s"] * self._peak)
         memory = jax.local_devices()[0].memory_stats()
         if memory and "peak_bytes_in_use" in memory:
             values["device/peak_bytes"] = memory["peak_bytes_in_use"]
         self._writer.write(step, values)
         self._job.line.update(step, values)
+        for text in self._health.look(step, values):
+            self._job.line.say(text)
         if values["skipped_in_row"] >= self._job.cfg.optim.max_skipped:
             self._job.checkpoints.wait()
             good = max(self._job.checkpoints.steps(), default=None)

@@ -11,7 +11,8 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -26,10 +27,12 @@ from clip_jax.data.feed import feed, host_rows
 from clip_jax.data.pipeline import Pipeline
 from clip_jax.data.sources import Source, all_captions, index_dir, open_source
 from clip_jax.errors import CHECK_FAILED, RESTART, Stop, UserError
-from clip_jax.eval.run import Result, run_tasks
+from clip_jax.eval.run import Result, run_tasks, table
 from clip_jax.eval.zeroshot import check_task
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
+from clip_jax.metrics.goodput import Ledger
+from clip_jax.metrics.trackers import with_trackers
 from clip_jax.metrics.writers import (
     JsonlWriter,
     LiveLine,
@@ -38,18 +41,22 @@ from clip_jax.metrics.writers import (
     drop_after,
     read_metrics,
 )
+from clip_jax.report.page import is_finished
 from clip_jax.sharding import processes
 from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.tokenizers import build as build_tokenizer
 from clip_jax.train import agreement, program, stages, start, summary, warm
+from clip_jax.train import table as parameter_table
 from clip_jax.train.compiler import use_cache
 from clip_jax.train.log import Log
+from clip_jax.train.profile import Profile
 from clip_jax.train.signals import Signals
 from clip_jax.train.state import TrainState, init_state
 from clip_jax.train.watchdog import Watchdog
 
 _PEER_GONE = re.compile("Gloo|Connection (closed|reset) by peer|heartbeat|UNAVAILABLE")
+REPORT_S = 60.0  # a running job writes its report at most this often
 LAYOUT = ("params", "stats", "opt_state", "ema")  # a checkpoint item each; the rest is "rest"
 
 
@@ -60,7 +67,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         UserError: what the user can mend.
         Stop: stopped by a signal (42, 130), diverged (4), or failed the overfit check (3).
     """
-    with _device_errors(), contextlib.ExitStack() as stack:
+    ledger = Ledger()
+    with _device_errors(workdir), contextlib.ExitStack() as stack:
         processes.together(lambda: use_cache(cfg.compile.cache_dir))
         parts = processes.together(lambda: stages.programs(cfg))
         agreement.same_program(cfg, workdir)
@@ -96,15 +104,17 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 state, lines = warm.warmed(stage.cfg, state, tokenizer)
             for text in lines:
                 line.say(text)
-        processes.on_lead(lambda: describe(cfg, workdir, tokenizer))
-        attempt = processes.on_lead(lambda: clear(workdir, first)) if first < cfg.num_steps else 0
-        writer = JsonlWriter(workdir, attempt) if attempt else NoWriter()
+        processes.on_lead(lambda: describe(cfg, workdir, tokenizer, stage))
+        writer = processes.on_lead(lambda: open_writer(cfg, workdir, first, line.say)) or NoWriter()
+        stack.callback(writer.close)
+        ledger.started()
         for now in parts[stage.index :]:
             if now is not stage:
-                state, first, stage = stages.advance(state, stage, now), now.first, now
+                with ledger.spend("start"):
+                    state, first, stage = stages.advance(state, stage, now), now.first, now
             job = Job(
                 now.cfg, workdir, now, pipelines[now.index], checkpoints, lock, signals, line,
-                orders[now.index], writer,
+                orders[now.index], writer, ledger,
             )  # fmt: skip
             if first < now.last:
                 state = job.train(state, test, first, positions[now.index])
@@ -127,6 +137,7 @@ class Job:
     line: LiveLine
     order: dict[str, Any]
     writer: Writer
+    ledger: Ledger
 
     @property
     def prog(self) -> program.Program:
@@ -141,7 +152,8 @@ class Job:
         self.line.say(plan_line(self.stage, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
-        execute = processes.together(prog.compile)
+        with self.ledger.spend("compilation"):
+            execute = processes.together(prog.compile)
         self.line.say(program.memory_line(execute))
         batches = self.pipeline.batches(
             start=position,
@@ -151,21 +163,26 @@ class Job:
         )
         stream = feed(batches, prog.mesh)
         log = Log(self, self.writer, first)
+        profile = Profile(cfg.log.profile, self.workdir, self.line.say)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
+        reported = time.monotonic()
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
             if self.evaluation_due(first) and not self.has_scores(first):
-                self.evaluate(state, test, first)  # at the start, or killed after saving
+                with self.ledger.spend("evaluation"):
+                    self.evaluate(state, test, first)  # at the start, or killed after saving
                 watchdog.beat(first)
             for step in range(first + 1, end + 1):
-                with log.clock.waiting():
+                with log.clock.waiting(), self.ledger.spend("input"):
                     batch, host = next(stream)
+                profile.before(step)
                 state, metrics = execute(state, batch)
+                profile.after(step, metrics)
                 position += cfg.batch_size
                 log.count(host)
                 last = step == end
                 log.flush()  # the line of an earlier step: its arrays are ready by now
                 if step % cfg.log.every == 0 or last or step == first + 1:
-                    log.keep(step, metrics)
+                    log.keep(step, metrics, host)
                 stop = self.signals.asked(step - first)
                 save = last or stop or step % cfg.checkpoint.every == 0
                 evaluate = self.evaluation_due(step) and not last and not stop
@@ -173,13 +190,21 @@ class Job:
                     log.flush()
                 with log.clock.paused():
                     if save:
-                        self.save(step, state, position)
+                        with self.ledger.spend("checkpoint"):
+                            self.save(step, state, position)
+                    if save and not last and time.monotonic() - reported > REPORT_S:
+                        with self.ledger.spend("report"):
+                            processes.on_lead(functools.partial(self.report, None, step))
+                        reported = time.monotonic()
                     if stop and not last:
                         self.stop(step)
                     if evaluate:
-                        self.evaluate(state, test, step)
+                        with self.ledger.spend("evaluation"):
+                            self.evaluate(state, test, step)
                 watchdog.beat(step)
-            self.checkpoints.wait()
+            with self.ledger.spend("checkpoint"):
+                self.checkpoints.wait()
+            profile.close()
         return state
 
     def evaluation_due(self, step: int) -> bool:
@@ -232,7 +257,7 @@ class Job:
     def conclude(self, state: TrainState, test: Source | None) -> None:
         """Final scores, table and report, unless they stand; and the verdict of `:overfit`."""
         cfg, path = self.cfg, files.join(self.workdir, "report.html")
-        stands = processes.on_lead(lambda: files.exists(path))
+        stands = processes.on_lead(lambda: is_finished(path))
         if processes.tell("yes" if stands else ""):
             self.line.say(f"already finished: step {self.stage.last}; report: {path}")
         else:
@@ -244,7 +269,7 @@ class Job:
                 with jax.set_mesh(self.prog.mesh):
                     model = self.model(state)
                     result = run_tasks(model, test, tasks, captions=captions, samples=True)
-            processes.on_lead(lambda: self.report(result, path))
+            processes.on_lead(lambda: self.finish(result))
         if cfg.overfit:
             verdict = processes.on_lead(
                 lambda: summary.overfit_verdict(read_metrics(self.workdir), cfg.batch_size)
@@ -255,30 +280,44 @@ class Job:
             if processes.lead():
                 print(text)
 
-    def report(self, result: Result, path: str) -> None:
-        """Writes and prints what is known at the end."""
-        cfg = self.cfg
-        if result.metrics:
-            end = self.stage.last
-            attempt = drop_after(self.workdir, end) - 1
-            if not any(_scores_of(end, x) for x in read_metrics(self.workdir)):
-                JsonlWriter(self.workdir, attempt).write(end, result.metrics)
+    def report(self, result: Result | None, step: int) -> str:
+        """Writes report.html as of `step`; `result` is that of the end. Returns its path."""
+        cfg = read_config(self.workdir)
         facts = [
-            ("steps", steps_line(read_config(self.workdir))),
+            ("steps", steps_line(cfg)),
             ("training pairs", f"{self.pipeline.size:,}"),
             ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
         ]
-        scores, seconds = summary.finish(cfg, self.workdir, result, facts)
+        if result is None:
+            facts.insert(0, ("state", f"running: step {step:,} of {cfg.num_steps:,}"))
+        return summary.write(cfg, self.workdir, result, facts)
+
+    def finish(self, result: Result) -> None:
+        """Writes and prints what is known at the end."""
+        end = self.stage.last
+        if result.metrics and not any(_scores_of(end, x) for x in read_metrics(self.workdir)):
+            self.writer.write(end, {**result.metrics, **self.ledger.values()})
+        path = self.report(result, end)
         self.line.close()
-        if scores:
-            print(scores)
-        print(f"training took {seconds:.0f} s; report: {path}", flush=True)
+        if result.rows:
+            print(table(result.rows))
+        print(f"{summary.time_line(self.workdir)}; report: {path}", flush=True)
 
 
-def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:
-    """Writes what the run is."""
+def describe(cfg: Config, workdir: str, tokenizer: Tokenizer, stage: stages.Stage) -> None:
+    """Writes what the run is; the parameters as they are from `stage` on."""
     write_config(workdir, cfg)
+    rows = parameter_table.text(stage.prog.abstract.params, stage.cfg.optim)
+    files.write_bytes(files.join(workdir, "parameters.txt"), rows.encode())
     files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
+
+
+def open_writer(cfg: Config, workdir: str, first: int, say: Callable[[str], None]) -> Writer:
+    """Of the metrics from step `first` on; a finished run opens no tracker."""
+    if first < cfg.num_steps:
+        main = JsonlWriter(workdir, clear(workdir, first))
+        return with_trackers(main, cfg.log.writers, cfg, workdir, first, say)
+    return JsonlWriter(workdir, max(drop_after(workdir, first) - 1, 1))
 
 
 def clear(workdir: str, first: int) -> int:
@@ -378,7 +417,7 @@ def _scores_of(step: int, line: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _device_errors() -> Iterator[None]:
+def _device_errors(workdir: str) -> Iterator[None]:
     """One line instead of the pages of the allocator, or of a collective whose peers are gone."""
     try:
         yield
@@ -387,13 +426,24 @@ def _device_errors() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in text:
             raise UserError(
                 "device memory: not enough for this run; lower config.batch_size, set "
-                "config.model.remat=full, or raise config.mesh.fsdp"
+                f"config.model.remat=full, or raise config.mesh.fsdp{_memory_profile(workdir)}"
             ) from e
         if jax.process_count() > 1 and _PEER_GONE.search(text):
             me = jax.process_index()
             text = f"process {me}: another process is gone; the same command goes on"
             raise Stop(text, RESTART) from e
         raise
+
+
+def _memory_profile(workdir: str) -> str:
+    """Writes what is in device memory now for pprof, and says where; '' if that fails too."""
+    path = files.join(workdir, "memory.prof")
+    if files.is_remote(workdir) or jax.process_index():
+        return ""
+    with contextlib.suppress(Exception):
+        jax.profiler.save_device_memory_profile(path)
+        return f"; what filled it: {path} (for pprof)"
+    return ""
 
 
 def _close(checkpoints: Checkpoints, kind: type[BaseException] | None, *error: object) -> None:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from clip_jax import losses
-from clip_jax.config.schema import CompileConfig, Config
+from clip_jax.config.schema import CompileConfig, Config, MeshConfig
 from clip_jax.errors import UserError
+from clip_jax.metrics.flops import count_jaxpr
 from clip_jax.models import dual
-from clip_jax.sharding.mesh import batch_sharding, num_batch_shards
+from clip_jax.sharding.mesh import batch_sharding, make_mesh, num_batch_shards
 from clip_jax.train.compiler import compiled
 from clip_jax.train.groups import decay_mask, moving, split
 from clip_jax.train.optimizer import make_optimizer
@@ -93,6 +94,22 @@ def build(cfg: Config, mesh: Mesh) -> Program:
     return Program(
         model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted, cfg.compile, loss.kind
     )
+
+
+def model_flops(cfg: Config) -> float:
+    """FLOPs of a step over all devices without recomputation: what MFU is a share of."""
+    kind = cfg.loss.kind
+    if ":" not in kind:
+        kind = "sigmoid" if kind.startswith("sigmoid") else "softmax"
+    plain = dataclasses.replace(
+        cfg,
+        num_microbatches=1,
+        mesh=MeshConfig(data=1),
+        model=dataclasses.replace(cfg.model, remat="none"),
+        loss=dataclasses.replace(cfg.loss, kind=kind),
+    )
+    one = make_mesh(plain.mesh, jax.devices()[:1])
+    return count_jaxpr(build(plain, one).trace().jaxpr.jaxpr)
 
 
 def abstract_batch(cfg: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

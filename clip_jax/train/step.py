@@ -53,10 +53,18 @@ def loss_and_grads(
             slices = jax.tree.map(lambda x: _split(x, num_microbatches), batch)  # (a, b/a, ...)
             z, new_stats = jax.tree.map(_join, each_part_of_data(in_turn)(params, slices)), stats
         value, metrics = loss(z, params["logit"], batch["group"])
-        return value, (metrics, new_stats)
+        cosines = {f"cosine/{side}": mean_cosine(z[side]) for side in ("image", "text")}
+        return value, (metrics | cosines, new_stats)
 
     (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(params)
     return value, grads, stats, metrics
+
+
+def mean_cosine(z: jax.Array) -> jax.Array:
+    """Mean over all pairs of different rows of z (b, e), unit length: near 1 = collapsed."""
+    b = z.shape[0]
+    total = jnp.sum(jax.lax.stop_gradient(z).astype(jnp.float32), axis=0)  # (e,)
+    return (jnp.sum(total * total) - b) / (b * max(b - 1, 1))
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

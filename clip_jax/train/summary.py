@@ -9,41 +9,48 @@ import jax
 
 from clip_jax.config.codec import to_dict
 from clip_jax.config.schema import Config
-from clip_jax.eval.run import Result, table
+from clip_jax.eval.run import Result
+from clip_jax.metrics import goodput
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.page import RunReport, write_report
 
 GAP = 0.1  # nats above the floor that count as learnt by heart
 
 
-def finish(
-    cfg: Config, workdir: str, result: Result, facts: list[tuple[str, str]]
-) -> tuple[str, float]:
-    """Writes the report. Returns the table of scores and the seconds of training."""
-    metrics = read_metrics(workdir)
-    seconds = training_seconds(metrics)
-    facts = [*facts, ("training time", f"{seconds:.0f} s, without evaluation and compilation")]
-    notes = [
-        "Chance is one over the number of classes. A tie with another class counts as wrong.",
-    ]
-    if any(k.endswith("/seen_classes") and v == 0 for k, v in result.metrics.items()):
+def write(cfg: Config, workdir: str, result: Result | None, facts: list[tuple[str, str]]) -> str:
+    """Writes report.html and returns its path; without a `result` the run still goes on."""
+    metrics, notes = read_metrics(workdir), []
+    if result and result.rows:
         notes.append(
-            "No name of a test class was a caption in training. Among all captions most errors go "
-            "to names that were."
+            "Chance is one over the number of classes. A tie with another class counts as wrong."
         )
-    write_report(
+        if any(k.endswith("/seen_classes") and v == 0 for k, v in result.metrics.items()):
+            notes.append(
+                "No name of a test class was a caption in training. Among all captions most "
+                "errors go to names that were."
+            )
+    facts = [*facts, ("training time", time_line(workdir)), ("software", _software())]
+    return write_report(
         workdir,
         RunReport(
             title=cfg.name,
-            summary=[*facts, ("software", _software())],
+            summary=facts,
             metrics=metrics,
-            scores=result.rows,
-            samples=result.samples,
+            scores=result.rows if result else [],
+            samples=result.samples if result else [],
             notes=notes,
             config=to_dict(cfg),
+            finished=result is not None,
         ),
     )
-    return table(result.rows) if result.rows else "", seconds
+
+
+def time_line(workdir: str) -> str:
+    """'training took 318 s; 88 % of 363 s were steps; compilation 20 s'."""
+    metrics = read_metrics(workdir)
+    found = goodput.summary(metrics)
+    rest = f" ({found.text()})" if found else ""
+    return f"training took {training_seconds(metrics):.0f} s{rest}"
 
 
 def training_seconds(metrics: list[dict[str, Any]]) -> float:

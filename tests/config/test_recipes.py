@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
+from clip_jax.config import stages
 from clip_jax.config.load import load, recipe_folders
 from clip_jax.interop.table import leaves
 from clip_jax.models import dual
@@ -21,7 +22,6 @@ WANT = {  # recipe: steps, batch, parameters in millions, warm-up, peak of the r
     "openai:ViT-B-32": (390_625, 32_768, 151.28, 2_000, 5e-4),
     "openai:RN50": (390_625, 32_768, 102.01, 2_000, 5e-4),
     "openai:ViT-L-14": (390_625, 32_768, 427.62, 2_000, 4e-4),
-    "openai:ViT-L-14-336": (12_207, 32_768, 427.94, 2_000, 2e-5),
     "openclip:b32-400m": (153_646, 86_016, 151.28, 2_000, 1e-3),
     "openclip:h14-2b": (438_835, 79_104, 986.11, 2_000, 5e-4),
     "openclip:g14-2b": (190_688, 64_000, 1366.68, 2_000, 5e-4),
@@ -34,6 +34,27 @@ WANT = {  # recipe: steps, batch, parameters in millions, warm-up, peak of the r
     "lit": (5_000, 512, 203.12, 150, 1e-3),
     "finetune:ViT-B-32": (28_320, 512, 151.28, 566, 1e-5),
 }
+
+STAGED = {  # recipe: of each stage steps, batch, pixels, tokens, masked, warm-up, peak of the rate
+    "openai:ViT-L-14-336": (
+        (390_625, 32_768, 224, 77, 0.0, 2_000, 4e-4),
+        (12_207, 32_768, 336, 77, 0.0, 2_000, 2e-5),
+    ),
+    "clipa:b16": (
+        (85_449, 32_768, 112, 32, 0.0, 1_600, 1.024e-3),
+        (4_000, 32_768, 224, 32, 0.0, 800, 1.024e-4),
+    ),
+    "clipa:h14": (
+        (195_491, 65_536, 84, 8, 0.0, 3_200, 2.048e-3),
+        (16_000, 32_768, 224, 32, 0.3, 800, 5.12e-5),
+        (8_000, 16_384, 336, 32, 0.4, 1_600, 6.4e-6),
+    ),
+    "flip:l16": (
+        (195_491, 65_536, 224, 32, 0.5, 391, 1.024e-3),
+        (1_955, 65_536, 224, 32, 0.0, 391, 1.024e-5),
+    ),
+}
+ALL = (*WANT, *STAGED)
 
 
 def config(name, *flags):
@@ -60,6 +81,25 @@ def test_numbers_and_schedule(name):
 
 
 @pytest.mark.core
+@pytest.mark.parametrize("name", STAGED)
+def test_stages(name):
+    found = []
+    for stage in stages.expand(config(name)):
+        cfg = stage.cfg
+        image, optim, steps = cfg.model.image, cfg.optim, cfg.num_steps
+        lr = make_schedule(optim, steps)
+        ends = [float(lr(s)) for s in (optim.warmup_steps - 1, steps)]
+        np.testing.assert_allclose(ends, [optim.learning_rate, 0.0], rtol=1e-5, atol=1e-9)
+        found.append(
+            (
+                steps, cfg.batch_size, image.size, cfg.model.text.context, image.patch_dropout,
+                optim.warmup_steps, optim.learning_rate,
+            )
+        )  # fmt: skip
+    assert tuple(found) == STAGED[name]
+
+
+@pytest.mark.core
 def test_what_decays_and_what_stands_still():
     for name, never in {"openclip:b32-400m": ("bias", "scale", "cls"), "siglip:b16": ()}.items():
         cfg = config(name)
@@ -71,6 +111,10 @@ def test_what_decays_and_what_stands_still():
                 assert decayed == kernel, path
             else:  # legacy OpenCLIP: everything but what has one dim, tables of positions too
                 assert decayed != path.endswith(never), path
+    cfg = config("flip:b16")
+    params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+    for path, decayed in leaves(decay_mask(cfg.optim.decay, params)).items():
+        assert decayed == path.endswith(("kernel", "token/embedding")), path
     cfg = config("lit")
     params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
     for path, moves in leaves(moving(cfg.optim, params)).items():
@@ -79,7 +123,7 @@ def test_what_decays_and_what_stands_still():
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("name", WANT)
+@pytest.mark.parametrize("name", ALL)
 def test_every_recipe_has_its_check_of_data(name):
     recipe, _, arg = name.partition(":")
     for words in ("overfit", "tiny,overfit"):
@@ -112,7 +156,7 @@ def test_each_recipe_runs_tiny(tmp_path):
     from clip_jax.metrics.writers import read_metrics
 
     folder = tiny.write_folder(tmp_path / "pairs")
-    for name in WANT:
+    for name in ALL:
         recipe, _, arg = name.partition(":")
         cfg = load(f"{recipe}:{','.join(x for x in (arg, 'tiny') if x)}", SIZE, needs_data=False)
         split = dataclasses.replace(cfg.data.train, kind="folder", paths=(str(folder),))
@@ -120,7 +164,8 @@ def test_each_recipe_runs_tiny(tmp_path):
         run = tmp_path / name.replace(":", "_")
         clip_jax.pretrain(cfg, str(run))
         losses = [x["loss"] for x in read_metrics(str(run)) if "loss" in x]
-        assert len(losses) == 4 and np.isfinite(losses).all(), name
+        assert len(losses) == (2 * len(STAGED[name]) if name in STAGED else 4), name
+        assert np.isfinite(losses).all(), name
 
 
 @pytest.mark.core
@@ -147,3 +192,23 @@ def test_the_table_of_recipes_is_theirs():
                 assert cfg.num_steps == many[min(i, len(many) - 1)], name
             checked += 1
     assert checked > 25
+
+
+@pytest.mark.core
+def test_the_table_of_stages_is_theirs():
+    rows = (recipe_folders()[0] / "README.md").read_text().splitlines()
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for row in (r for r in rows if r.startswith("| `") and r.count("|") == 8):
+        names, stage, *numbers, _ = (x.strip() for x in row.strip("|").split("|"))
+        for name in re.findall(r"`([^`]+)`", names):
+            found.setdefault(name, []).append((stage, *numbers))
+    assert {"clipa:b16", "clipa:h14", "flip:l16", "openai:ViT-L-14-336"} <= set(found)
+    for name, table in found.items():
+        cfgs = [(s.name, s.cfg) for s in stages.expand(config(name))]
+        assert table == [
+            (
+                stage, f"{c.batch_size:,}", f"{c.num_steps:,}", f"{c.model.image.size}",
+                f"{c.model.text.context}",
+            )
+            for stage, c in cfgs
+        ], name  # fmt: skip

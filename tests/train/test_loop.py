@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import command
 import jax
@@ -16,6 +18,7 @@ from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
 from clip_jax.interop.table import leaves
 from clip_jax.metrics.writers import read_metrics
+from clip_jax.report.page import is_finished
 from clip_jax.sharding import processes
 from clip_jax.train import loop
 
@@ -42,6 +45,7 @@ def test_what_a_run_leaves(finished):
         "checkpoints",
         "config.json",
         "metrics.jsonl",
+        "parameters.txt",
         "report.html",
         "tokenizer.model",
     ]
@@ -54,6 +58,35 @@ def test_what_a_run_leaves(finished):
     assert 0 <= [x for x in lines if "eval/colours/top1" in x][-1]["eval/colours/top1"] <= 1
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 16
     assert "colours" in (finished / "report.html").read_text()
+
+
+def test_every_number_has_its_meaning_in_the_docs(finished):
+    docs = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    known = set(re.findall(r"`([^`]+)`", docs))
+    for name in {name for line in read_metrics(str(finished)) for name in line}:
+        assert name.replace("eval/colours/", "eval/TASK/") in known, name
+
+
+def test_a_running_job_writes_its_report(folder, tmp_path, monkeypatch):
+    """At step 4, the first checkpoint; then it is stopped and goes on."""
+    run, real = tmp_path / "run", loop.Log.keep
+
+    def keep(self, step, metrics, host):
+        real(self, step, metrics, host)
+        if step == 5:
+            self._job.signals.status, self._job.signals.name = 42, "SIGTERM"
+
+    monkeypatch.setattr(loop, "REPORT_S", -1.0)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(loop.Log, "keep", keep)
+        clip_jax.pretrain(tiny.config(folder), str(run))
+    page = (run / "report.html").read_text()
+    assert "running: step 5 of 8" in page and "Training loss" in page
+    assert not is_finished(str(run / "report.html"))
+    clip_jax.pretrain(tiny.config(folder), str(run))
+    assert is_finished(str(run / "report.html"))
+    page = (run / "report.html").read_text()
+    assert "running" not in page.replace('content="running"', "") and "were steps" in page
 
 
 def test_a_finished_run_does_nothing(finished, tmp_path, folder, capsys):
@@ -77,8 +110,8 @@ def test_stopped_and_started_equals_uninterrupted(folder, finished, tmp_path, mo
     run = tmp_path / "run"
     real = loop.Log.keep
 
-    def keep(self, step, metrics):
-        real(self, step, metrics)
+    def keep(self, step, metrics, host):
+        real(self, step, metrics, host)
         if step == 3:
             self._job.signals.status, self._job.signals.name = 42, "SIGTERM"
 

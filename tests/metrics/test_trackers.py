@@ -1,0 +1,117 @@
+"""Metrics in TensorBoard and Weights & Biases, read back; and trackers that fail."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import clip_jax
+import tiny
+from clip_jax.config.schema import LogConfig
+from clip_jax.errors import UserError
+from clip_jax.metrics import trackers
+from clip_jax.metrics.trackers import with_trackers
+from clip_jax.metrics.writers import read_metrics
+
+
+class Kept:
+    """A writer that remembers, and fails when it is told to."""
+
+    def __init__(self, broken=()):
+        self.lines, self.closed, self.broken = [], False, broken
+
+    def write(self, step, values):
+        if step in self.broken:
+            raise ConnectionError("no route\nto host")
+        self.lines.append((step, dict(values)))
+
+    def close(self):
+        self.closed = True
+
+
+def test_an_outage_is_said_once_and_costs_its_lines_only(monkeypatch):
+    main, tracker, said = Kept(), Kept(broken=(2, 3)), []
+    monkeypatch.setitem(trackers.TRACKERS, "flaky", lambda cfg, workdir, first: tracker)
+    writer = with_trackers(main, ["flaky"], None, "/w", 0, said.append)
+    for step in range(1, 5):
+        writer.write(step, {"loss": step})
+    writer.close()
+    assert [s for s, _ in main.lines] == [1, 2, 3, 4] and [s for s, _ in tracker.lines] == [1, 4]
+    assert said == [
+        "flaky: misses metrics from step 2 on (no route to host); metrics.jsonl has them all"
+    ]
+    assert main.closed and tracker.closed
+
+
+def test_a_tracker_that_cannot_start(monkeypatch):
+    def make(cfg, workdir, first):
+        raise TimeoutError("asleep")
+
+    main, said = Kept(), []
+    monkeypatch.setitem(trackers.TRACKERS, "late", make)
+    assert with_trackers(main, ["late"], None, "/w", 0, said.append) is main
+    assert said == ["late: cannot start (asleep); metrics.jsonl has all metrics"]
+
+
+def test_what_fails_in_the_main_writer_is_raised(monkeypatch):
+    monkeypatch.setitem(trackers.TRACKERS, "kept", lambda *args: Kept())
+    writer = with_trackers(Kept(broken=(1,)), ["kept"], None, "/w", 0, print)
+    with pytest.raises(ConnectionError):
+        writer.write(1, {})
+
+
+@pytest.mark.parametrize(("name", "module"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_a_package_that_is_missing(name, module, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    words = rf"config.log.writers: '{name}' needs the package {module}; pip install .*\[{name}\]"
+    with pytest.raises(UserError, match=words):
+        with_trackers(Kept(), [name], tiny.config("x"), str(tmp_path), 0, print)
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(UserError, match="config.log.writers: unknown .got 'tensorbord'"):
+        with_trackers(Kept(), ["tensorbord"], tiny.config("x"), str(tmp_path), 0, print)
+    with pytest.raises(UserError, match="'tensorboard' needs a local workdir .got gs://b/run"):
+        with_trackers(Kept(), ["tensorboard"], tiny.config("x"), "gs://b/run", 0, print)
+
+
+def scalars(folder):
+    """{name: {step: value}} of TensorBoard's files, by its own format's reader."""
+    from tensorboardX import record_writer  # noqa: F401  the package is there
+    from tensorboardX.proto import event_pb2
+
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
+            at += 12 + size + 4
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_with_both(tmp_path, monkeypatch, capsys):
+    """Offline; every number of metrics.jsonl is in TensorBoard's file under its step."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder, run = tiny.write_folder(tmp_path / "pairs"), tmp_path / "run"
+    log = LogConfig(every=1, writers=("tensorboard", "wandb"))
+    clip_jax.pretrain(tiny.config(folder, log=log), str(run))
+    found, wanted = scalars(run / "tensorboard"), {}
+    for line in read_metrics(str(run)):  # of two lines of a step the later one counts
+        step = line["step"]
+        names = line.keys() - {"step", "attempt", "time"}
+        wanted |= {(name, step): line[name] for name in names}
+    assert len(wanted) > 100
+    for (name, step), value in wanted.items():
+        got = found[name][step]
+        assert np.isnan(got) == np.isnan(value), name
+        assert np.isnan(got) or got == pytest.approx(value, rel=1e-6), name
+    (offline,) = (run / "wandb").glob("offline-run-*")
+    assert any(p.suffix == ".wandb" and p.stat().st_size > 1000 for p in offline.iterdir())
+    assert "misses metrics" not in capsys.readouterr().out
+    assert json.loads((run / "config.json").read_text())["log"]["writers"]

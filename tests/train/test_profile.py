@@ -1,0 +1,58 @@
+"""Profiles of steps, and the picture of the memory when it is full."""
+
+import gzip
+
+import jax
+import pytest
+
+import clip_jax
+import tiny
+from clip_jax.config.load import checked
+from clip_jax.config.schema import LogConfig
+from clip_jax.errors import UserError
+from clip_jax.train import loop
+from clip_jax.train.profile import Profile
+
+
+@pytest.mark.slow
+def test_two_steps_of_a_run(tmp_path, capsys):
+    folder, run = tiny.write_folder(tmp_path / "pairs"), tmp_path / "run"
+    clip_jax.pretrain(tiny.config(folder, log=LogConfig(every=1, profile=(3, 4))), str(run))
+    assert f"profile of steps 3 to 4: {run}/profile" in capsys.readouterr().out
+    (trace,) = (run / "profile").rglob("*.trace.json.gz")
+    assert b"traceEvents" in gzip.decompress(trace.read_bytes())
+
+
+def test_it_starts_and_ends_where_it_is_told(monkeypatch, tmp_path):
+    calls, said = [], []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    for steps, last in (((2, 3), 6), ((4, 9), 6), ((), 6)):
+        calls.clear()
+        profile = Profile(steps, str(tmp_path), said.append)
+        for step in range(1, last):
+            profile.before(step)
+            calls.append(step)
+            profile.after(step, ())
+        profile.close()
+        if steps == (2, 3):
+            assert calls == [1, "start", 2, 3, "stop", 4, 5]
+        elif steps:
+            assert calls == [1, 2, 3, "start", 4, 5, "stop"]  # the run ended first
+        else:
+            assert calls == [1, 2, 3, 4, 5]
+    assert len(said) == 2
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(UserError, match=r"log.profile: must be \(first, last\).* \(got \(3, 2\)\)"):
+        checked(tiny.config("x", log=LogConfig(profile=(3, 2))), needs_data=False)
+    with pytest.raises(UserError, match="log.profile: needs a local workdir .got gs://b/r"):
+        Profile((1, 2), "gs://b/r", print)
+
+
+def test_full_memory_leaves_a_picture(tmp_path):
+    words = rf"device memory: not enough .* what filled it: {tmp_path}/memory.prof"
+    with pytest.raises(UserError, match=words), loop._device_errors(str(tmp_path)):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+    assert gzip.decompress((tmp_path / "memory.prof").read_bytes())
