@@ -9,6 +9,8 @@ import importlib.metadata
 import importlib.util
 import re
 import time
+from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -116,8 +118,10 @@ def device_bytes(tree: Any) -> float:
     return float(total)
 
 
-def measure(cfg: Config, devices: list[Any]) -> Measure:
-    """Compiles the step of `cfg` for `devices` and counts.
+def measure(
+    cfg: Config, devices: list[Any], meanwhile: Callable[[], object] = lambda: None
+) -> Measure:
+    """Compiles the step of `cfg` for `devices` and counts; `meanwhile` runs beside the compiler.
 
     Raises:
         UserError: the config does not fit the mesh.
@@ -126,7 +130,9 @@ def measure(cfg: Config, devices: list[Any]) -> Measure:
     found = state_measure(prog, count_jaxpr(prog.trace().jaxpr.jaxpr))
     lowered, start = prog.lower(), time.monotonic()
     try:
-        executable = compiled(lowered, prog.options)
+        with futures.ThreadPoolExecutor(1) as pool:
+            pool.submit(meanwhile)
+            executable = compiled(lowered, prog.options)
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise

@@ -77,18 +77,21 @@ def make(
     """
     mesh = analytic.sizes(cfg, topology.num_devices)
     check_batch(cfg.batch_size, cfg.num_microbatches, mesh["data"] * mesh["fsdp"])
-    shapes, least = analytic.measure(cfg, mesh)
-    measure = shapes
+
+    def by_shapes() -> tuple[Measure, float, float]:
+        return *analytic.measure(cfg, mesh), analytic.model_flops(cfg)
+
+    stored = None
     if not topology.is_gpu:
         name = cache.key(cfg, topology)
         stored = cache.read(where, name)
         if stored is None:
             devices = compiler.topology_devices(topology)
             say(f"compiling for {topology.name}: some minutes for a large model")
-            stored = compiler.measure(cfg, devices)
+            stored = compiler.measure(cfg, devices, by_shapes)  # its traces are kept
             cache.write(where, name, cfg, topology, stored)
-        measure = stored
-    flops = analytic.model_flops(cfg)
+    shapes, least, flops = by_shapes()
+    measure = stored or shapes
     known = measure.compiled or topology.is_gpu
     seconds = estimate(measure, topology, mesh, cfg.batch_size, flops) if known else None
     return Plan(cfg, topology, mesh, measure, least, flops, seconds)

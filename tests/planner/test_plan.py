@@ -41,7 +41,7 @@ def table_as_tpu(monkeypatch):
     """An answer at once in place of a compiler; how often it was asked."""
     asked = []
 
-    def measure(cfg, devices):
+    def measure(cfg, devices, meanwhile):
         asked.append(cfg)
         sent = (Collective("all-gather", "fsdp", 4, 1e6, 2),)
         return compiler.Measure(
@@ -119,7 +119,7 @@ def test_what_does_not_fit(tmp_path, monkeypatch):
         1e9, 2e9, 1e6, 1e15, seconds=3.0, over=2.5 * GIB, capacity=15.75 * GIB
     )
     monkeypatch.setattr(compiler, "topology_devices", lambda topology: [])
-    monkeypatch.setattr(compiler, "measure", lambda cfg, devices: too_large)
+    monkeypatch.setattr(compiler, "measure", lambda cfg, devices, meanwhile: too_large)
     file = tmp_path / "plan.json"
     status, out, err = command.run(*args(tmp_path, "--topology=v5e:2x2", f"--json={file}"))
     assert status == 3
