@@ -17,8 +17,6 @@ from clip_jax.report.html import SMALL_PX, render
 from clip_jax.report.plots import Series, line_chart
 from clip_jax.report.text import clean
 
-FINISHED = b'<meta name="run" content="finished">'
-
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRow:
@@ -83,14 +81,6 @@ class RunReport:
     notes: list[str]
     config: dict[str, Any]
     finished: bool = True
-
-
-def is_finished(path: str) -> bool:
-    """Whether a report is there and is that of a run's end."""
-    try:
-        return FINISHED in files.read_bytes(path)[:2000]
-    except FileNotFoundError:
-        return False
 
 
 def _share(value: float) -> Markup:

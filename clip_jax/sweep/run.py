@@ -21,6 +21,7 @@ from typing import Any
 
 from clip_jax import files
 from clip_jax.errors import DONE, UserError
+from clip_jax.report.finished import is_finished
 from clip_jax.sweep.trials import Trial
 
 # Chips of a TPU host that one process may hold, as libtpu wants their box.
@@ -35,7 +36,7 @@ def command(trial: Trial, workdir: str) -> list[str]:
 
 def finished(trial: Trial, workdir: str) -> bool:
     """Whether its run has ended; the report is written last."""
-    return files.exists(files.join(workdir, trial.name, "report.html"))
+    return is_finished(files.join(workdir, trial.name, "report.html"))
 
 
 def run(

@@ -41,7 +41,7 @@ from clip_jax.metrics.writers import (
     drop_after,
     read_metrics,
 )
-from clip_jax.report.page import is_finished
+from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
 from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer

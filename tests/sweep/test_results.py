@@ -7,6 +7,7 @@ import pytest
 
 import tiny
 from clip_jax.errors import UserError
+from clip_jax.report.finished import MARK
 from clip_jax.sweep import results
 from clip_jax.sweep.trials import Trial
 
@@ -29,7 +30,8 @@ def workdir(tmp_path):
         lines = [{"step": s, "attempt": 1, "loss": loss + 2 - s} for s in (1, 2)]
         lines.append({"step": 2, "attempt": 1, "eval/zeroshot/top1": top1})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    (tmp_path / "bbbb" / "report.html").write_text("")
+    (tmp_path / "aaaa" / "report.html").write_text('<meta name="run" content="running">')
+    (tmp_path / "bbbb" / "report.html").write_bytes(MARK)
     return str(tmp_path)
 
 

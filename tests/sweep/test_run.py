@@ -14,7 +14,10 @@ from clip_jax.sweep import run
 from clip_jax.sweep.trials import Trial
 
 # What a trial does instead of training; {where} is its folder.
-FINISHES = "import os; os.makedirs({where!r}); open({where!r} + '/report.html', 'w'); print('hi')"
+FINISHES = (
+    "import os; os.makedirs({where!r}); from clip_jax.report.finished import MARK; "
+    "open({where!r} + '/report.html', 'wb').write(MARK); print('hi')"
+)
 FAILS = "import sys; print('why', file=sys.stderr); sys.exit(2)"
 KILLED = "import os; os.kill(os.getpid(), 9)"
 SHOWS = "import os; print('gpu', os.environ['GPU']); " + FINISHES

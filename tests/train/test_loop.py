@@ -18,7 +18,7 @@ from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
 from clip_jax.interop.table import leaves
 from clip_jax.metrics.writers import read_metrics
-from clip_jax.report.page import is_finished
+from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
 from clip_jax.train import loop
 
