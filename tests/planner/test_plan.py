@@ -206,3 +206,29 @@ def test_the_mesh_of_the_config_is_kept(tmp_path, table_as_tpu):
     cfg = tiny.config(tmp_path, mesh=MeshConfig(data=-1, fsdp=2, tensor=1))
     p = plan.make(cfg, parse_topology("v5e:2x2"), str(tmp_path / "c"))
     assert p.mesh == {"data": 2, "fsdp": 2, "tensor": 1}
+
+
+def test_one_stage_of_a_run_is_planned(tmp_path):
+    recipe = tmp_path / "staged.py"
+    recipe.write_text(
+        "from clip_jax.config.codec import to_config_dict\n"
+        "from clip_jax.config.schema import StageConfig\n"
+        "import tiny\n"
+        "def get_config(arg=''):\n"
+        "    c = to_config_dict(tiny.config('x'))\n"
+        "    c.stages = (StageConfig('small', ('num_steps=5',)),\n"
+        "                StageConfig('large', ('num_steps=3', 'batch_size=64')))\n"
+        "    return c\n"
+    )
+    words = ["plan", f"--config={recipe}", f"--cache={tmp_path}", "--topology=H100:8"]
+    words += ["--config.mesh.data=-1"]
+    for name, pairs, all_ in (("small", "16", 80), ("large", "64", 192)):
+        status, out, err = command.run(*words, f"--stage={name}")
+        assert status == 0, err
+        assert f"{pairs} pairs a step" in out and re.search(rf"\b{all_} pairs\b", out), out
+    for wrong in ([], ["--stage=larg"]):
+        status, _, err = command.run(*words, *wrong)
+        assert status == 2
+        assert "--stage: no stage '" in err and err.endswith("in tiny; its stages: small, large\n")
+    status, _, err = command.run(*args(tmp_path, "--topology=H100:8", "--stage=x"))
+    assert (status, err) == (2, "error: --stage: no stage 'x' in tiny; its stages: none\n")
