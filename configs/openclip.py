@@ -20,6 +20,25 @@ RUNS = {  # model, learning rate, warm-up, pairs of an epoch, epochs, batch; Ima
     "g14-2b": ("ViT-g-14", 5e-4, 2_000, 135_600_000, 90, 800 * 80),  # 76.7
 }
 
+# ImageNet top-1 after so many pairs: imagenet_zeroshot_learning_curves.csv of the same repository.
+CURVES = {
+    "b32-80m": (
+        "80Mex=0.116", "160Mex=0.267", "240Mex=0.326", "320Mex=0.358", "480Mex=0.392",
+        "800Mex=0.431", "1.6Bex=0.489", "2.56Bex=0.519",
+    ),
+    "b32-400m": (
+        "413Mex=0.335", "826Mex=0.423", "1.2Bex=0.459", "2.5Bex=0.470", "6.6Bex=0.548",
+        "11.6Bex=0.619", "13.2Bex=0.633",
+    ),
+    "b16-400m": (
+        "407Mex=0.440", "814Mex=0.489", "1.2Bex=0.509", "2.4Bex=0.530", "6.5Bex=0.584",
+        "9.8Bex=0.621", "13Bex=0.671",
+    ),
+    "l14-400m": (
+        "413Mex=0.489", "826Mex=0.565", "1.2Bex=0.589", "4.1Bex=0.632", "13.2Bex=0.730",
+    ),
+}  # fmt: skip
+
 
 def get_config(arg: str = "b32-400m"):
     name = variant(arg or "b32-400m", tuple(RUNS))
@@ -37,4 +56,5 @@ def get_config(arg: str = "b32-400m"):
     o.b1, o.b2, o.eps = 0.9, 0.98, 1e-6
     o.weight_decay, o.decay_convention = 0.2, "torch"
     o.logit_scale_max = 100.0
+    c.eval.reference = CURVES.get(name, ())  # compared with where config.eval.tasks has ImageNet
     return c

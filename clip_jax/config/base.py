@@ -46,7 +46,7 @@ def overfit(config: Any) -> None:
     config.optim.weight_decay, config.optim.grad_clip = 0.0, 1.0
     config.eval.start = config.eval.ema = False
     config.eval.every = 0
-    config.eval.tasks = ()
+    config.eval.tasks = config.eval.reference = ()
     config.checkpoint.every = config.num_steps
 
 
@@ -73,6 +73,7 @@ def tiny(config: Any) -> None:
     config.optim.cooldown_steps = min(1, _count(config.optim.cooldown_steps))
     config.optim.timescale_steps = min(2, _count(config.optim.timescale_steps))
     config.eval.every, config.eval.batch_size, config.checkpoint.every = 0, 16, 4
+    config.eval.reference = ()
     config.log.every = 1
     config.mesh = to_config_dict(Config().mesh)
     shapes = [("16", "8"), ("24", "6"), ("32", "7")]  # as different as those of the recipe

@@ -235,6 +235,10 @@ def _rest(cfg: Config) -> Iterator[str]:
     for option in cfg.compile.options:
         if not re.fullmatch(r"\w+=\S+", option):
             yield f"config.compile.options: must be name=value (got '{option}')"
+    for item in cfg.eval.reference:
+        pairs, _, share = item.partition("=")
+        if not re.fullmatch(r"[\d.]+[kMB]?ex", pairs) or not re.fullmatch(r"0?\.\d+", share):
+            yield f"config.eval.reference: must be like '413Mex=0.335' (got '{item}')"
     profile = cfg.log.profile
     if profile and (len(profile) != 2 or not 0 < profile[0] <= profile[1]):
         yield f"config.log.profile: must be (first, last) with 0 < first <= last (got {profile})"

@@ -260,6 +260,9 @@ class EvalConfig:
     ema: bool = _field(False, "score the moving average (optim.ema) instead of the parameters")
     batch_size: int = _field(256, "images or prompts per step of an evaluation")
     tasks: tuple[TaskConfig, ...] = _field((), "what to evaluate")
+    reference: tuple[str, ...] = _field(
+        (), "'PAIRS=TOP1' of a published run on the first task, to compare with: '413Mex=0.335'"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,7 @@ class RunReport:
         notes: known limits of the scores, printed beside them.
         config: the resolved config.
         finished: False while the run goes on.
+        published: (step, top-1 as a share) of a published run, beside the scores.
     """
 
     title: str
@@ -81,6 +82,7 @@ class RunReport:
     notes: list[str]
     config: dict[str, Any]
     finished: bool = True
+    published: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
 def _share(value: float) -> Markup:
@@ -109,7 +111,7 @@ def _curve(metrics: Iterable[dict[str, Any]], key: str, factor: float = 1.0) -> 
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _charts(metrics: list[dict[str, Any]]) -> Iterator[str]:
+def _charts(metrics: list[dict[str, Any]], published: list[tuple[float, float]]) -> Iterator[str]:
     """The charts of those metrics that the run has."""
     keys = sorted({key for line in metrics for key in line})
     scores = [k for k in keys if k.startswith("eval/") and k.rpartition("/")[2].startswith("top")]
@@ -118,6 +120,9 @@ def _charts(metrics: list[dict[str, Any]]) -> Iterator[str]:
         yield line_chart("Training loss", "step", "loss", {"loss": _curve(metrics, "loss")})
     if scores:
         curves = {k.removeprefix("eval/"): _curve(metrics, k, 100) for k in scores}
+        last = max(line["step"] for line in metrics)
+        if points := [(x, 100 * y) for x, y in published if x <= 1.2 * last]:
+            curves["published, top1"] = [x for x, _ in points], [y for _, y in points]
         yield line_chart("Scores during the run", "step", "% right", curves, zero_y=True)
     for title, unit, key, factor in (
         ("Throughput", "examples per second", "speed/examples_per_s", 1),
@@ -145,7 +150,9 @@ def write_report(workdir: str, data: RunReport) -> str:
     """
     values = {
         "run": data,
-        "charts": [Markup(svg) for svg in _charts(data.metrics)],  # its texts are escaped
+        "charts": [
+            Markup(svg) for svg in _charts(data.metrics, data.published)
+        ],  # its texts are escaped
         "right_at_first": _right_at_first(data.samples),
         "config": json.dumps(data.config, indent=2, ensure_ascii=False, default=str),
     }

@@ -27,6 +27,7 @@ from clip_jax.data.feed import feed, host_rows
 from clip_jax.data.pipeline import Pipeline
 from clip_jax.data.sources import Source, all_captions, index_dir, open_source
 from clip_jax.errors import CHECK_FAILED, RESTART, Stop, UserError
+from clip_jax.eval import published
 from clip_jax.eval.run import Result, run_tasks, table
 from clip_jax.eval.zeroshot import check_task
 from clip_jax.inference.api import Model
@@ -228,6 +229,10 @@ class Job:
             top = {k: v for k, v in result.metrics.items() if "/top" in k}
             text = ", ".join(f"{k.removeprefix('eval/')} {100 * v:.1f} %" for k, v in top.items())
             self.line.say(f"step {step}: {text}")
+            cfg = read_config(self.workdir) if self.cfg.eval.reference else self.cfg
+            first = f"eval/{cfg.eval.tasks[0].name}/top1"
+            if low := published.behind(cfg, step, result.metrics[first]):
+                self.line.say(low)
 
     def model(self, state: TrainState) -> Model:
         """The current parameters, ready to use."""

@@ -9,6 +9,7 @@ import jax
 
 from clip_jax.config.codec import to_dict
 from clip_jax.config.schema import Config
+from clip_jax.eval import published
 from clip_jax.eval.run import Result
 from clip_jax.metrics import goodput
 from clip_jax.metrics.writers import read_metrics
@@ -41,6 +42,7 @@ def write(cfg: Config, workdir: str, result: Result | None, facts: list[tuple[st
             notes=notes,
             config=to_dict(cfg),
             finished=result is not None,
+            published=published.by_step(cfg) if cfg.eval.tasks else [],
         ),
     )
 

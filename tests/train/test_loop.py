@@ -89,6 +89,15 @@ def test_a_running_job_writes_its_report(folder, tmp_path, monkeypatch):
     assert "running" not in page.replace('content="running"', "") and "were steps" in page
 
 
+def test_a_run_behind_a_published_one_is_told(folder, tmp_path, capsys):
+    cfg = tiny.config(folder)
+    curve = ("16ex=.9", "1kex=.95")
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, every=4, reference=curve))
+    clip_jax.pretrain(cfg, str(tmp_path))
+    assert "after 64 pairs; the published run had about 91.7 %." in capsys.readouterr().out
+    assert "published, top1" in (tmp_path / "report.html").read_text()
+
+
 def test_a_finished_run_does_nothing(finished, tmp_path, folder, capsys):
     run = copy(finished, tmp_path)
     before = (run / "metrics.jsonl").read_bytes()

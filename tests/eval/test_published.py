@@ -1,0 +1,64 @@
+"""A published curve beside a run."""
+
+import dataclasses
+
+import pytest
+
+import tiny
+from clip_jax.config.load import checked, load
+from clip_jax.config.schema import StageConfig
+from clip_jax.errors import UserError
+from clip_jax.eval import published
+
+pytestmark = pytest.mark.core
+POINTS = ("100ex=0.2", "400ex=0.4", "1.6kex=0.6")
+
+
+def config(reference=POINTS, **changes):
+    cfg = tiny.config("x", **changes)
+    return dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, reference=reference))
+
+
+def test_between_the_points_it_is_straight_in_the_log_of_pairs():
+    points = published.curve(("400ex=0.4", "100ex=0.2", "1.6kex=0.6"))
+    assert points == [(100, 0.2), (400, 0.4), (1600, 0.6)]
+    got = {pairs: published.expected(points, pairs) for pairs in (99, 100, 200, 400, 800, 1600)}
+    want = {99: None, 100: 0.2, 200: 0.3, 400: 0.4, 800: 0.5, 1600: 0.6}
+    assert got == {k: v if v is None else pytest.approx(v) for k, v in want.items()}
+    assert published.expected(points, 1601) is None and published.expected([], 5) is None
+
+
+def test_what_is_said_of_a_run():
+    cfg = config(num_steps=200)  # of 16 pairs
+    assert published.behind(cfg, 25, 0.33) == ""
+    text = published.behind(cfg, 25, 0.31)
+    assert text.startswith("step 25: 31.0 % after 400 pairs; the published run had about 40.0 %")
+    assert published.behind(cfg, 5, 0.0) == ""  # before the first point
+    assert published.behind(config(()), 25, 0.0) == ""
+
+
+def test_stages_count_their_own_batches():
+    parts = (
+        StageConfig("a", ("num_steps=20",)),  # of 16
+        StageConfig("b", ("num_steps=10", "batch_size=64")),
+    )
+    cfg = checked(config(stages=parts), needs_data=False)
+    assert [published.pairs_at(cfg, s) for s in (0, 10, 20, 25, 99)] == [0, 160, 320, 640, 960]
+    assert published.by_step(cfg) == [(6.25, 0.2), (20 + 80 / 64, 0.4)]
+
+
+@pytest.mark.parametrize("item", ["100ex", "100ex=x", "lots=0.5", "100ex=20"])
+def test_refusals(item):
+    with pytest.raises(UserError, match=r"config.eval.reference"):
+        checked(config((item,)), needs_data=False)
+
+
+@pytest.mark.parametrize("name", ["b32-80m", "b32-400m", "b16-400m", "l14-400m"])
+def test_the_recipes_curves_rise_to_their_end(name):
+    cfg = load(f"openclip:{name}", needs_data=False)
+    points = published.curve(cfg.eval.reference)
+    shares = [y for _, y in points]
+    assert shares == sorted(shares) and len(shares) >= 5
+    pairs = cfg.num_steps * cfg.batch_size
+    assert points[-1][0] <= 1.02 * pairs and len(published.by_step(cfg)) >= len(points) - 1
+    assert load(f"openclip:{name},tiny", needs_data=False).eval.reference == ()
