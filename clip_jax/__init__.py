@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clip_jax.errors import UserError as UserError
     from clip_jax.inference.api import Model as Model
     from clip_jax.inference.export import export as export
+    from clip_jax.inference.interpolate import interpolate as interpolate
     from clip_jax.inference.load import load as load
     from clip_jax.train.api import pretrain as pretrain
 
@@ -24,6 +25,7 @@ _PUBLIC = {
     "Model": ("clip_jax.inference.api", "Model"),
     "UserError": ("clip_jax.errors", "UserError"),
     "export": ("clip_jax.inference.export", "export"),
+    "interpolate": ("clip_jax.inference.interpolate", "interpolate"),
     "load": ("clip_jax.inference.load", "load"),
     "pretrain": ("clip_jax.train.api", "pretrain"),
     "recipe": ("clip_jax.config.load", "read_recipe"),
@@ -35,6 +37,7 @@ __all__ = [
     "UserError",
     "__version__",
     "export",
+    "interpolate",
     "load",
     "pretrain",
     "recipe",

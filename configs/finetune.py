@@ -3,6 +3,11 @@
     clip_jax train --config=finetune:ViT-B-32 --workdir=runs/mine --config.init[0].weights=WEIGHTS \
       --config.data.train.paths='DIR/{00000..00099}.tar'
 
+Then, between the start and the end (0.5 is a good first share), and scored again:
+
+    clip_jax export runs/mine --start=WEIGHTS --share=0.5 --to=clip_jax --out=between
+    clip_jax eval between
+
 Weights of OpenAI's want `finetune:ViT-B-32-quickgelu`. A low rate, lower still for early layers, a
 moving average, and scores before the first step (`eval.tasks`), so that what is lost can be seen.
 After WiSE-FT (Wortsman et al. 2022) and FLYP (Goyal et al. 2023); the numbers are a cautious start,

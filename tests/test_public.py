@@ -16,6 +16,7 @@ def test_names():
         "UserError",
         "__version__",
         "export",
+        "interpolate",
         "load",
         "pretrain",
         "recipe",
@@ -44,6 +45,7 @@ def test_verbs_and_options():
             "--config",
             "--topology",
             "--search",
+            "--stage",
             "--samples",
             "--price",
             "--json",
@@ -74,7 +76,7 @@ def test_verbs_and_options():
             "--format",
         ],
         "search": ["source", "--config", "index", "--text", "--image", "--top", "--html"],
-        "export": ["source", "--config", "--to", "--out", "--ema", "--dtype"],
+        "export": ["source", "--config", "--to", "--out", "--ema", "--start", "--share", "--dtype"],
     }
 
 
