@@ -1,7 +1,7 @@
 """The tiny run for several processes, and ways in which one of them may differ or break.
 
 `--config=.../processes_recipe.py:FOLDER`; the environment variable TINY_FAULT names the fault of
-process 1. What a fault does stands here, not in the package.
+process 1. What a fault does stands here, not in the package. TINY_INIT names a run to start from.
 """
 
 import dataclasses
@@ -32,4 +32,11 @@ def get_config(arg: str = ""):
     pairs = schema.SplitConfig(kind="processes_recipe:open_pairs", paths=(arg,))
     data = dataclasses.replace(tiny.config(arg).data, train=pairs)
     cfg = tiny.config(arg, data=data, mesh=schema.MeshConfig(), seed=int(faulty("seed")))
+    if weights := os.environ.get("TINY_INIT"):  # in two stages, from another run's image tower
+        init = (schema.InitConfig(weights=weights, parts="image/.*"),)
+        stages = (
+            schema.StageConfig("a", ("num_steps=4",)),
+            schema.StageConfig("b", ("num_steps=3", "batch_size=8", "model.image.size=24")),
+        )
+        cfg = dataclasses.replace(cfg, init=init, stages=stages)
     return to_config_dict(cfg)

@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -370,7 +371,7 @@ def _agree(why: str) -> None:
     """Raises on every process if a part of the step is damaged for one of them."""
     anywhere = bool(why)
     if jax.process_count() > 1:
-        anywhere = multihost_utils.process_allgather(jnp.array(anywhere)).any()
+        anywhere = multihost_utils.process_allgather(np.array(anywhere)).any()
     if anywhere:
         raise _DamagedError(why or "another process found damage")
 

@@ -114,6 +114,24 @@ def test_losses_and_scores_are_those_of_one_process(one, two):
     assert lines[-1]["data/skipped"] == 2  # 128 examples of 64 pairs, whoever read them
 
 
+def test_stages_from_other_weights_and_a_restart_where_they_meet(
+    start, one, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TINY_INIT", str(one))
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    clip_jax.pretrain(processes_recipe.get_config(str(folder)), str(alone))
+    status, out, err = end(start(run, devices=4))
+    assert status == 0, out + err
+    assert out.count("parameters start as in") == 1 and "stage 2 of 2, b: steps 4 to 7" in out
+    assert sorted(command.losses(run)) == list(range(1, 8))
+    close(command.losses(run), command.losses(alone))
+    shutil.rmtree(run / "checkpoints" / "7")
+    status, out, err = end(start(run, devices=4))
+    assert status == 0, out + err
+    assert "resumed from step 4" in out
+    close(command.losses(run), command.losses(alone))
+
+
 def test_one_log_and_one_set_of_files(one, two):
     workdir, out, err = two
     assert err == ""
