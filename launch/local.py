@@ -23,6 +23,7 @@ from typing import IO, NoReturn
 GRACE_S = 5.0
 # Gloo's greetings, and the pieces of them that its threads write into one another.
 NOISE = re.compile(
+    r"(?=.*(Gloo|connected|peer ranks))"
     r"(\[Gloo\] Rank |is connected to|peer ranks\.|Expected number of connected peer ranks is :"
     r"|[\d\s])+"
 )

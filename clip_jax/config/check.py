@@ -235,9 +235,11 @@ def _rest(cfg: Config) -> Iterator[str]:
     for option in cfg.compile.options:
         if not re.fullmatch(r"\w+=\S+", option):
             yield f"config.compile.options: must be name=value (got '{option}')"
-    for item in cfg.eval.reference:
-        pairs, _, share = item.partition("=")
-        if not re.fullmatch(r"[\d.]+[kMB]?ex", pairs) or not re.fullmatch(r"0?\.\d+", share):
+    numbers = [item.partition("=")[0] for item in cfg.eval.reference]
+    for item, pairs in zip(cfg.eval.reference, numbers, strict=True):
+        number = r"(?=[^=]*[1-9])\d+(\.\d+)?[kMB]?ex"
+        good = re.fullmatch(rf"{number}=0?\.\d+", item) and numbers.count(pairs) == 1
+        if not good:
             yield f"config.eval.reference: must be like '413Mex=0.335' (got '{item}')"
     profile = cfg.log.profile
     if profile and (len(profile) != 2 or not 0 < profile[0] <= profile[1]):

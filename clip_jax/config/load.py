@@ -43,7 +43,15 @@ def load(
     """
     config = read_recipe(recipe)
     check_overrides(overrides)
-    return checked(from_dict(overridden(config, overrides)), needs_data=needs_data, pairs=pairs)
+    cfg = from_dict(overridden(config, overrides))
+    for flag in overrides:
+        path = flag.lstrip("-").partition("=")[0].removeprefix("config.")
+        if stages.lost(cfg, path):
+            raise UserError(
+                f"--config.{path}: each stage has its own; change config.stages[0].changes and so "
+                "on, or take the stages out with --config.stages=()"
+            )
+    return checked(cfg, needs_data=needs_data, pairs=pairs)
 
 
 def read_recipe(recipe: str) -> Any:

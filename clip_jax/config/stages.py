@@ -77,14 +77,23 @@ def settled(cfg: Config, settle: Callable[[Config], Config]) -> Config:
         stage = settle(_changed(cfg, item.changes))
         stage = dataclasses.replace(stage, **{k: getattr(base, k) for k in OF_THE_RUN})
         values = flatten(stage)
-        changes = dict(c.split("=", 1) for c in item.changes)
-        for path, value in values.items():
-            other = value != of_base[path] if path in of_base else False
-            if is_length(f"config.{path}") and (path in changes or other):
-                changes[path] = str(value)
-        stages.append(StageConfig(item.name, tuple(f"{k}={v}" for k, v in changes.items())))
+        given = {c.partition("=")[0] for c in item.changes}
+        lengths = {
+            path: value
+            for path, value in values.items()
+            if is_length(f"config.{path}") and (path in given or value != of_base.get(path, value))
+        }
+        kept = [c for c in item.changes if c.partition("=")[0] not in lengths]
+        changes = (*kept, *(f"{path}={value}" for path, value in lengths.items()))
+        stages.append(StageConfig(item.name, changes))
         total += stage.num_steps
     return dataclasses.replace(base, stages=tuple(stages), num_steps=total)
+
+
+def lost(cfg: Config, path: str) -> bool:
+    """Whether every stage has a value of its own for a field, so that the run's counts nowhere."""
+    own = [any(c.startswith(f"{path}=") for c in s.changes) for s in cfg.stages]
+    return bool(own) and (all(own) or path == "num_steps")
 
 
 def findings(cfg: Config) -> list[str]:

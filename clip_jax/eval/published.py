@@ -34,6 +34,8 @@ def expected(points: Curve, pairs: float) -> float | None:
     """Top-1 of the published run after so many pairs; None outside of what is known."""
     if not points or not points[0][0] <= pairs <= points[-1][0]:
         return None
+    if len(points) == 1:
+        return points[0][1]
     i = min(bisect.bisect_right([x for x, _ in points], pairs), len(points) - 1)
     (x0, y0), (x1, y1) = points[i - 1], points[i]
     return y0 + (y1 - y0) * math.log(pairs / x0) / math.log(x1 / x0)

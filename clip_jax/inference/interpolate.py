@@ -7,6 +7,7 @@ of what was learnt and most of what was known before.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from clip_jax.errors import UserError
 from clip_jax.inference.api import Model
@@ -16,6 +17,8 @@ from clip_jax.interop.table import leaves, tree
 
 def interpolate(start: Model, end: Model, share: float) -> Model:
     """(1 - share) of `start` and share of `end`, parameter by parameter; the rest is `end`'s.
+
+    Running statistics of batch norms are mixed in the same way, and only near those of the result.
 
     Args:
         start: the same model before; tables of positions are resized where it saw other sizes.
@@ -43,7 +46,8 @@ def interpolate(start: Model, end: Model, share: float) -> Model:
             if y.shape != x.shape:
                 y = build.resized(path, y, start.config.model, end.config.model)
             y = jax.device_put(y, x.sharding)
-            after[path] = y + share * (x - y)
+            if jnp.issubdtype(x.dtype, jnp.floating):  # counts are the end's
+                after[path] = y + share * (x - y)
         return tree(after)
 
     params, stats = mixed(start.params, end.params), mixed(start.stats, end.stats)

@@ -4,8 +4,9 @@ metrics.jsonl is always written and is what everything here is made from; a trac
 named once, and the run goes on without the numbers it missed.
 """
 
-import hashlib
+import contextlib
 import importlib
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ class TensorBoard:
             )
         library = _library("tensorboardX", "tensorboard")
         folder = files.join(workdir, "tensorboard")
-        self._writer = library.SummaryWriter(folder, purge_step=first + 1 if first else None)
+        self._writer = library.SummaryWriter(folder, purge_step=first + 1)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Adds one scalar for each name."""
@@ -52,7 +53,7 @@ class Wandb:
         self._run = library.init(
             project="clip_jax",
             name=cfg.name,
-            id=hashlib.sha256(workdir.encode()).hexdigest()[:16],
+            id=_own_id(workdir),
             resume="allow",
             config=to_dict(cfg),
             **local,
@@ -73,6 +74,16 @@ TRACKERS: dict[str, Callable[[Config, str, int], Writer]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
 }
+
+
+def _own_id(workdir: str) -> str:
+    """The name of this run among all, made at its first start and kept in the workdir."""
+    path = files.join(workdir, "wandb_id.txt")
+    with contextlib.suppress(FileNotFoundError):
+        return files.read_bytes(path).decode().strip()
+    made = uuid.uuid4().hex[:16]
+    files.write_bytes(path, made.encode())
+    return made
 
 
 def _library(module: str, extra: str) -> Any:

@@ -105,17 +105,20 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 state, lines = warm.warmed(stage.cfg, state, tokenizer)
             for text in lines:
                 line.say(text)
-        processes.on_lead(lambda: describe(cfg, workdir, tokenizer, stage))
+        processes.on_lead(lambda: describe(cfg, workdir, tokenizer))
+        profile = processes.together(lambda: Profile(cfg.log.profile, workdir, line.say))
+        stack.callback(profile.close)
         writer = processes.on_lead(lambda: open_writer(cfg, workdir, first, line.say)) or NoWriter()
         stack.callback(writer.close)
         ledger.started()
+        began = first
         for now in parts[stage.index :]:
             if now is not stage:
                 with ledger.spend("start"):
                     state, first, stage = stages.advance(state, stage, now), now.first, now
             job = Job(
                 now.cfg, workdir, now, pipelines[now.index], checkpoints, lock, signals, line,
-                orders[now.index], writer, ledger,
+                orders[now.index], writer, ledger, profile, began, sources,
             )  # fmt: skip
             if first < now.last:
                 state = job.train(state, test, first, positions[now.index])
@@ -139,6 +142,9 @@ class Job:
     order: dict[str, Any]
     writer: Writer
     ledger: Ledger
+    profile: Profile
+    began: int  # steps of the run before this attempt
+    sources: list[Source]  # training pairs of all stages
 
     @property
     def prog(self) -> program.Program:
@@ -150,6 +156,7 @@ class Job:
     ) -> TrainState:
         """From step `first` of the run to the end of the stage."""
         cfg, prog, end = self.cfg, self.prog, self.stage.last
+        processes.on_lead(self.write_table)
         self.line.say(plan_line(self.stage, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
@@ -164,7 +171,6 @@ class Job:
         )
         stream = feed(batches, prog.mesh)
         log = Log(self, self.writer, first)
-        profile = Profile(cfg.log.profile, self.workdir, self.line.say)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
         reported = time.monotonic()
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
@@ -175,16 +181,16 @@ class Job:
             for step in range(first + 1, end + 1):
                 with log.clock.waiting(), self.ledger.spend("input"):
                     batch, host = next(stream)
-                profile.before(step)
+                self.profile.before(step)
                 state, metrics = execute(state, batch)
-                profile.after(step, metrics)
+                self.profile.after(step, metrics)
                 position += cfg.batch_size
                 log.count(host)
                 last = step == end
                 log.flush()  # the line of an earlier step: its arrays are ready by now
                 if step % cfg.log.every == 0 or last or step == first + 1:
                     log.keep(step, metrics, host)
-                stop = self.signals.asked(step - first)
+                stop = self.signals.asked(step - self.began)
                 save = last or stop or step % cfg.checkpoint.every == 0
                 evaluate = self.evaluation_due(step) and not last and not stop
                 if save or evaluate:
@@ -195,9 +201,9 @@ class Job:
                             self.save(step, state, position)
                     if save and not last and time.monotonic() - reported > REPORT_S:
                         with self.ledger.spend("report"):
-                            processes.on_lead(functools.partial(self.report, None, step))
+                            self.refresh(step)
                         reported = time.monotonic()
-                    if stop and not last:
+                    if stop and not (last and self.stage.is_last):
                         self.stop(step)
                     if evaluate:
                         with self.ledger.spend("evaluation"):
@@ -205,8 +211,12 @@ class Job:
                 watchdog.beat(step)
             with self.ledger.spend("checkpoint"):
                 self.checkpoints.wait()
-            profile.close()
         return state
+
+    def write_table(self) -> None:
+        """The parameters as they are in this stage."""
+        rows = parameter_table.text(self.prog.abstract.params, self.cfg.optim)
+        files.write_bytes(files.join(self.workdir, "parameters.txt"), rows.encode())
 
     def evaluation_due(self, step: int) -> bool:
         """Whether the scores of `step` belong into the metrics; where stages meet, of the later."""
@@ -270,8 +280,9 @@ class Job:
             if test is not None:
                 tasks = cfg.eval.tasks
                 wanted = any(t.distractors for t in tasks)
-                captions = sorted(set(all_captions(self.pipeline.source))) if wanted else []
-                with jax.set_mesh(self.prog.mesh):
+                seen = {x.fingerprint: x for x in self.sources}.values() if wanted else ()
+                captions = sorted({text for source in seen for text in all_captions(source)})
+                with jax.set_mesh(self.prog.mesh), self.ledger.spend("evaluation"):
                     model = self.model(state)
                     result = run_tasks(model, test, tasks, captions=captions, samples=True)
             processes.on_lead(lambda: self.finish(result))
@@ -284,6 +295,15 @@ class Job:
                 raise processes.stop(text, CHECK_FAILED)
             if processes.lead():
                 print(text)
+
+    def refresh(self, step: int) -> None:
+        """The report of a running job; nobody waits for it, and its failure is only said."""
+        if not processes.lead() or files.is_remote(self.workdir):
+            return
+        try:
+            self.report(None, step)
+        except Exception as e:  # whatever it is, training is worth more
+            self.line.say(f"step {step}: the report could not be written ({e})")
 
     def report(self, result: Result | None, step: int) -> str:
         """Writes report.html as of `step`; `result` is that of the end. Returns its path."""
@@ -301,7 +321,8 @@ class Job:
         """Writes and prints what is known at the end."""
         end = self.stage.last
         if result.metrics and not any(_scores_of(end, x) for x in read_metrics(self.workdir)):
-            self.writer.write(end, {**result.metrics, **self.ledger.values()})
+            times = self.ledger.values() if self.began < end else {}  # else it trained nothing
+            self.writer.write(end, {**result.metrics, **times})
         path = self.report(result, end)
         self.line.close()
         if result.rows:
@@ -309,11 +330,9 @@ class Job:
         print(f"{summary.time_line(self.workdir)}; report: {path}", flush=True)
 
 
-def describe(cfg: Config, workdir: str, tokenizer: Tokenizer, stage: stages.Stage) -> None:
-    """Writes what the run is; the parameters as they are from `stage` on."""
+def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:
+    """Writes what the run is."""
     write_config(workdir, cfg)
-    rows = parameter_table.text(stage.prog.abstract.params, stage.cfg.optim)
-    files.write_bytes(files.join(workdir, "parameters.txt"), rows.encode())
     files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
 
 

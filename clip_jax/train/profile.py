@@ -24,7 +24,7 @@ class Profile:
     def __init__(self, steps: tuple[int, ...], workdir: str, say: Callable[[str], None]):
         self._first, self._last = steps or (0, -1)
         self._folder, self._say = files.join(workdir, "profile"), say
-        self._on = False
+        self._on, self._seen = False, 0
         if steps and files.is_remote(workdir):
             raise UserError(
                 f"config.log.profile: needs a local workdir (got {workdir}); set it to ()"
@@ -38,6 +38,7 @@ class Profile:
 
     def after(self, step: int, results: Any) -> None:
         """Call it with what the step returns."""
+        self._seen = step
         if self._on and step >= self._last:
             jax.block_until_ready(results)
             self.close()
@@ -47,4 +48,4 @@ class Profile:
         if self._on:
             jax.profiler.stop_trace()
             self._on = False
-            self._say(f"profile of steps {self._first} to {self._last}: {self._folder}")
+            self._say(f"profile of steps {self._first} to {self._seen}: {self._folder}")

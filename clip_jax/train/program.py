@@ -54,8 +54,8 @@ class Program:
         return compiled(self.lower(), self.options)
 
 
-def build(cfg: Config, mesh: Mesh) -> Program:
-    """The program of `cfg` on `mesh`.
+def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
+    """The program of `cfg` on `mesh`; `steps_before` are those of earlier stages.
 
     Raises:
         UserError: the batch does not divide over the mesh.
@@ -84,6 +84,7 @@ def build(cfg: Config, mesh: Mesh) -> Program:
         cfg.optim,
         keep,
         cfg.num_microbatches,
+        steps_before,
     )
     jitted = jax.jit(
         step,

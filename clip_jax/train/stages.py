@@ -30,6 +30,11 @@ class Stage(parts.Stage):
     count: int
 
     @property
+    def is_last(self) -> bool:
+        """Whether the run ends with it."""
+        return self.index + 1 == self.count
+
+    @property
     def title(self) -> str:
         """'stage 2 of 3, tune'; empty for a run without stages."""
         return f"stage {self.index + 1} of {self.count}, {self.name}" if self.name else ""
@@ -45,7 +50,7 @@ def programs(cfg: Config) -> tuple[Stage, ...]:
     plain = parts.expand(cfg)
     for i, part in enumerate(plain):
         try:
-            prog = program.build(part.cfg, make_mesh(cfg.mesh))
+            prog = program.build(part.cfg, make_mesh(cfg.mesh), part.first)
         except UserError as e:
             raise UserError(f"stage '{part.name}': {e}" if part.name else str(e)) from e
         found.append(Stage(part.name, part.cfg, part.first, part.last, prog, i, len(plain)))

@@ -42,6 +42,8 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
             kind = "free"  # another way to the same number
         elif path.startswith(tuple(f"{p}{x}" for p in REFUSED for x in ".[")) or path in REFUSED:
             kind = "refused"
+        elif path == "batch_size" and new.stages:  # positions of later stages follow from it
+            kind = "refused"
         elif path in STATE or (path == "optim.ema" and bool(before) != bool(now)):
             kind = "refused"
         lines[kind].append(f"config.{path}: was {before!r}, now {now!r}")

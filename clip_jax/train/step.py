@@ -85,10 +85,12 @@ def make_step(
     cfg: OptimConfig,
     keep: Any,
     num_microbatches: int = 1,
+    steps_before: int = 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The pure step (state, batch) -> (state, metrics), to be jitted once with donation.
 
-    `keep` has the structure of the parameters, True for those that move.
+    `keep` has the structure of the parameters, True for those that move. The moving average has
+    seen `steps_before` steps of earlier stages.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -105,7 +107,7 @@ def make_step(
         if cfg.logit_scale_max:
             scale = jnp.clip(params["logit"]["scale"], 0.0, math.log(cfg.logit_scale_max))
             params = {**params, "logit": {**params["logit"], "scale": scale}}
-        ema = averaged(state.ema, params, state.step, cfg.ema) if cfg.ema else {}
+        ema = averaged(state.ema, params, steps_before + state.step, cfg.ema) if cfg.ema else {}
         new = dataclasses.replace(state, params=params, stats=stats, opt_state=opt_state, ema=ema)
 
         # One number for all devices, so that all of them skip or none does.

@@ -7,7 +7,7 @@ import pytest
 
 from clip_jax.config import stages
 from clip_jax.config.codec import from_dict, to_dict
-from clip_jax.config.load import checked
+from clip_jax.config.load import checked, load
 from clip_jax.config.schema import Config, EvalConfig, OptimConfig, StageConfig
 from clip_jax.errors import UserError
 
@@ -49,6 +49,22 @@ def test_a_settled_config_stays_itself_also_through_json():
     assert checked(cfg, needs_data=False) == cfg
     again = from_dict(json.loads(json.dumps(to_dict(cfg))))
     assert again == cfg and stages.expand(again) == stages.expand(cfg)
+
+
+def test_a_tuple_may_be_given_piece_by_piece():
+    paths = ("data.train.paths=x.tar", "data.train.paths=y.tar")
+    cfg = settled(StageConfig("a", ("num_steps=640ex", *paths)))
+    (stage,) = stages.expand(cfg)
+    assert stage.cfg.data.train.paths == ("x.tar", "y.tar") and stage.last == 10
+
+
+def test_what_would_count_nowhere_is_refused():
+    for flag in ("num_steps=5", "batch_size=8", "optim.learning_rate=1.0"):
+        path = flag.partition("=")[0]
+        with pytest.raises(UserError, match=f"--config.{path}: each stage has its own; change"):
+            load("clipa:b16", (f"--config.{flag}",), needs_data=False)
+    cfg = load("clipa:b16", ("--config.optim.weight_decay=0.1",), needs_data=False)
+    assert [s.cfg.optim.weight_decay for s in stages.expand(cfg)] == [0.1, 0.1]
 
 
 def test_the_stage_of_a_step():

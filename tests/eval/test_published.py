@@ -25,6 +25,7 @@ def test_between_the_points_it_is_straight_in_the_log_of_pairs():
     got = {pairs: published.expected(points, pairs) for pairs in (99, 100, 200, 400, 800, 1600)}
     want = {99: None, 100: 0.2, 200: 0.3, 400: 0.4, 800: 0.5, 1600: 0.6}
     assert got == {k: v if v is None else pytest.approx(v) for k, v in want.items()}
+    assert published.expected(published.curve(("64ex=0.1",)), 64) == 0.1
     assert published.expected(points, 1601) is None and published.expected([], 5) is None
 
 
@@ -47,7 +48,9 @@ def test_stages_count_their_own_batches():
     assert published.by_step(cfg) == [(6.25, 0.2), (20 + 80 / 64, 0.4)]
 
 
-@pytest.mark.parametrize("item", ["100ex", "100ex=x", "lots=0.5", "100ex=20"])
+@pytest.mark.parametrize(
+    "item", ["100ex", "100ex=x", "lots=0.5", "100ex=20", "0ex=0.1", "1.2.3ex=0.5"]
+)
 def test_refusals(item):
     with pytest.raises(UserError, match=r"config.eval.reference"):
         checked(config((item,)), needs_data=False)

@@ -86,8 +86,8 @@ def test_what_all_say_is_told_once(start):
 print('[Gloo] Rank 1 is connected to [Gloo] Rank 3 peer ranks. ', file=sys.stderr)
 print('2 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3')
 """
-    status, out, err, _ = end(start(part + noise, part))
-    assert (status, out) == (0, "")
+    status, out, err, _ = end(start(part + noise + "print(42)\nprint()", part))
+    assert (status, out) == (0, "42\n\n")
     assert err.count("error: x: is wrong") == 1 and "Gloo" not in err
     assert {"only 0", "[1] only 1"} < set(err.splitlines())
 

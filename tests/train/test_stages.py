@@ -14,11 +14,11 @@ from clip_jax.config import schema
 from clip_jax.config.load import checked
 from clip_jax.config.schema import StageConfig
 from clip_jax.data.pipeline import Pipeline
-from clip_jax.errors import UserError
+from clip_jax.errors import Stop, UserError
 from clip_jax.interop.table import leaves
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.models import posemb
-from clip_jax.train import stages
+from clip_jax.train import loop, stages
 from clip_jax.train.state import init_state
 
 LAST = 9
@@ -145,6 +145,39 @@ def test_what_goes_on_and_what_starts_afresh(folders):
         np.testing.assert_allclose(here.pop("text/posemb"), line, rtol=1e-6, atol=1e-7)
         for name, x in here.items():
             np.testing.assert_array_equal(x, was[name], err_msg=name)
+
+
+def test_the_average_goes_on_where_stages_meet(whole):
+    """Step 5 is the fifth of the average too: it moves by 1 - 5 / 14, not by 1 - 1 / 10."""
+    load = lambda step, ema: clip_jax.load(str(whole[0]), step=step, ema=ema).params  # noqa: E731
+    old, params, new = load(4, True), load(5, False), load(5, True)
+    for name in ("image", "text"):
+        before, now, after = (x[name]["head"]["kernel"] for x in (old, params, new))
+        np.testing.assert_allclose(
+            after, before + (1 - 5 / 14) * (now - before), rtol=1e-5, atol=1e-7
+        )
+
+
+def test_a_signal_in_the_last_step_of_a_stage(folders, tmp_path, monkeypatch):
+    """It ends there, without a step into the next stage."""
+    real = loop.Log.keep
+
+    def keep(self, step, metrics, host):
+        real(self, step, metrics, host)
+        if step == 4:
+            self._job.signals.status, self._job.signals.name = 42, "SIGTERM"
+
+    monkeypatch.setattr(loop.Log, "keep", keep)
+    with pytest.raises(Stop, match="saved step 4; the same command goes on"):
+        clip_jax.pretrain(config(folders), str(tmp_path))
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4]
+
+
+def test_another_batch_would_move_the_stages_after_it(whole, folders, tmp_path):
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    cfg = dataclasses.replace(config(folders), batch_size=32)
+    with pytest.raises(UserError, match="config.batch_size: was 16, now 32"):
+        clip_jax.pretrain(cfg, str(run), accept_changes=True)
 
 
 def test_a_frozen_tower_stands_still_in_its_stage_only(whole):
