@@ -73,8 +73,8 @@ def test_unknown_kind_names_the_nearest():
     with pytest.raises(UserError) as e:
         tokenizers.build(TokenizerConfig(kind="sentencepeice"), vocab_size=10)
     assert str(e.value) == (
-        "config.tokenizer.kind: unknown (got 'sentencepeice'); use clip_bpe, hf, sentencepiece or "
-        "package.module:function; did you mean 'sentencepiece'?"
+        "config.tokenizer.kind: unknown (got 'sentencepeice'); use clip_bpe, hf, sentencepiece, "
+        "wordpiece or package.module:function; did you mean 'sentencepiece'?"
     )
 
 

@@ -138,6 +138,8 @@ def test_metrics_have_their_names():
     assert sorted(metrics) == [
         "accuracy/image_to_text",
         "accuracy/text_to_image",
+        "cosine/image",
+        "cosine/text",
         "learning_rate",
         "logit_scale",
         "loss",
