@@ -11,6 +11,7 @@ import math
 import os
 import queue
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -36,11 +37,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: launch/local.sh: {message}\n")
 
 
-def parse(argv: Sequence[str]) -> tuple[int, int, list[str]]:
-    """(processes, devices of each, flags of train)."""
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(options of this script, flags of train)."""
     parser = Parser(prog="launch/local.sh", allow_abbrev=False)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--devices_per_process", type=int, default=1)
+    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument("--python", default=sys.executable)  # local.sh names it when it only prints
     own, flags = list(argv), []
     if "--" in own:
         cut = own.index("--")
@@ -51,7 +54,7 @@ def parse(argv: Sequence[str]) -> tuple[int, int, list[str]]:
             parser.error(f"--{name} must be at least 1 (got {getattr(args, name)})")
     if not flags:
         parser.error("nothing to train; give the flags of `clip_jax train` after --")
-    return args.processes, args.devices_per_process, flags
+    return args, flags
 
 
 def free_port() -> int:
@@ -61,11 +64,9 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(
-    flags: Sequence[str], port: int, processes: int, devices: int, i: int
-) -> subprocess.Popen[str]:
-    """Process `i`, in a group of its own: a Ctrl-C reaches it through `forward` alone."""
-    own = {
+def environment(port: int, processes: int, devices: int, i: int) -> dict[str, str]:
+    """What process `i` finds beside the environment of this one."""
+    return {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "CLIP_JAX_COORDINATOR": f"127.0.0.1:{port}",
@@ -73,13 +74,18 @@ def start(
         "CLIP_JAX_PROCESS_ID": str(i),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def start(command: Sequence[str], own: dict[str, str]) -> subprocess.Popen[str]:
+    """A process in a group of its own: a Ctrl-C reaches it through `forward` alone."""
     if any("_proxy" in name.lower() for name in os.environ):
-        own["no_grpc_proxy"] = "127.0.0.1"  # what stays here passes through none
+        own = own | {"no_grpc_proxy": "127.0.0.1"}  # what stays here passes through none
+    lead = own["CLIP_JAX_PROCESS_ID"] == "0"
     return subprocess.Popen(
-        [sys.executable, "-m", "clip_jax", "train", *flags],
+        command,
         env={**os.environ, **own},
         stdin=subprocess.DEVNULL,
-        stdout=None if i == 0 and sys.stdout.isatty() else subprocess.PIPE,
+        stdout=None if lead and sys.stdout.isatty() else subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -151,9 +157,15 @@ def _name(status: int) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the processes and returns the exit status."""
-    processes, devices, flags = parse(argv)
-    port, relay = free_port(), Relay()
-    children = [start(flags, port, processes, devices, i) for i in range(processes)]
+    args, flags = parse(argv)
+    port, relay, n = free_port(), Relay(), args.processes
+    each = [environment(port, n, args.devices_per_process, i) for i in range(n)]
+    command = [args.python, "-m", "clip_jax", "train", *flags]
+    if args.dry_run:
+        for own in each:
+            print(*(f"{k}={v}" for k, v in own.items()), shlex.join(command))
+        return 0
+    children = [start(command, own) for own in each]
 
     def forward(number: int, frame: object) -> None:
         for child in children:

@@ -2,11 +2,13 @@
 
     clip_jax bench plans --models=ViT-B-16,ViT-L-14 --topologies=v5e:16x16,v6e:16x16
     clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_device=128
+    clip_jax bench plans --recipes=openai:ViT-B-32,flip:l16 --topologies=v5e:16x16
 
 With a global batch: of the meshes, remat and numbers of micro-batches, fastest by shapes first, the
 first that the compiler finds room for. With --per_device: all devices on the axis data, remat full,
-and what a device sends; reductions are those of the gradients and of the loss. Compiled results are
-kept, as those of `clip_jax plan`.
+and what a device sends; reductions are those of the gradients and of the loss. With --recipes: as
+the first, for the batch of each recipe and stage, and the chip-hours of its steps. Compiled results
+are kept, as those of `clip_jax plan`.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 from clip_jax.config.chips import GIB, Topology, parse_topology
 from clip_jax.config.load import load
 from clip_jax.config.schema import Config, MeshConfig
+from clip_jax.config.stages import Stage, expand
 from clip_jax.errors import DONE, UserError
 from clip_jax.planner import ENVIRONMENT
 
@@ -30,6 +33,7 @@ MODELS = ("ViT-B-16", "ViT-L-14", "ViT-bigG-14", "ViT-H-14", "ViT-SO400M-14-SigL
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
 FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a device | s a step | MFU |"
 GROWTH = "| model | topology | chips | pairs | GiB a device | MiB sent, reductions | MiB sent |"
+RUNS = "| recipe | stage | topology | batch | plan | s a step | steps | chip-hours |"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("clip_jax bench plans", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--models", type=names, default=MODELS)
+    parser.add_argument("--recipes", type=names, default=(), help="as for train, instead of models")
     parser.add_argument("--topologies", type=names, default=TOPOLOGIES)
     parser.add_argument("--batch_size", type=int, default=32_768, help="pairs of all devices")
     parser.add_argument("--per_device", type=int, default=0, help="pairs of a device instead")
@@ -56,9 +61,19 @@ def main(argv: Sequence[str]) -> int:
     from clip_jax.planner import cache, search
 
     where = args.cache or cache.folder()
-    head = GROWTH if args.per_device else FITS
+    head = RUNS if args.recipes else GROWTH if args.per_device else FITS
     print(head, "|---" * (head.count("|") - 1) + "|", sep="\n", flush=True)
-    for model in args.models:
+
+    def first_that_fits(cfg: Config, topology: Topology, name: str) -> "Found":
+        say = lambda text: print(f"{name} on {topology.name}: {text}", file=sys.stderr, flush=True)  # noqa: E731
+        return search.run(cfg, topology, where, say, first=True)
+
+    for recipe in args.recipes:
+        for topology in topologies:
+            for part in expand(load(recipe, (), needs_data=False)):
+                found = first_that_fits(part.cfg, topology, f"{recipe} {part.name}")
+                print(run_row(recipe, part, found), flush=True)
+    for model in () if args.recipes else args.models:
         for topology in topologies:
             batch = args.per_device * topology.num_devices or args.batch_size
             flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16")
@@ -66,10 +81,7 @@ def main(argv: Sequence[str]) -> int:
             if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)
                 continue
-            say = lambda text, at=f"{model} on {topology.name}": print(  # noqa: E731
-                f"{at}: {text}", file=sys.stderr, flush=True
-            )
-            print(row(search.run(cfg, topology, where, say, first=True)), flush=True)
+            print(row(first_that_fits(cfg, topology, model)), flush=True)
     return DONE
 
 
@@ -92,6 +104,23 @@ def row(found: "Found") -> str:
         f"{start} {mesh['data']} x {mesh['fsdp']} | {c.model.remat} "
         f"| {c.num_microbatches} | {best.needed / GIB:.2f} of {best.usable / GIB:.2f} "
         f"| {e.seconds:.2f} | {100 * e.mfu:.0f} % |"
+    )
+
+
+def run_row(recipe: str, part: Stage, found: "Found") -> str:
+    """A line under RUNS."""
+    from clip_jax.planner.estimate import run_cost
+
+    start = f"| `{recipe}` | {part.name} | {found.topology.name} | {part.cfg.batch_size:,} |"
+    best, steps = found.best, part.last - part.first
+    if best is None or best.estimate is None:
+        return f"{start} {'not found yet' if found.untried else 'nothing fits'} | | {steps:,} | |"
+    c, e, mesh = best.cfg, best.estimate, best.mesh
+    hours = run_cost(e, found.topology, part.examples, None)["chip_hours"]
+    parts = f", {c.num_microbatches} micro-batches" if c.num_microbatches > 1 else ""
+    return (
+        f"{start} {mesh['data']} x {mesh['fsdp']}, remat {c.model.remat}{parts} "
+        f"| {e.seconds:.3f} | {steps:,} | {hours:,.0f} |"
     )
 
 

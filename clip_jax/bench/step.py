@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--models", default="ViT-B-32", help="presets, with commas")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--turns", type=int, default=4, help="of each, with two timed steps")
     parser.add_argument("--peer", default="", help="open_clip, by turns, in a process of its own")
     args, overrides = parser.parse_known_args(list(argv))
     if args.peer not in ("", "open_clip"):
@@ -121,20 +121,26 @@ def main(argv: Sequence[str]) -> int:
                 runs["open_clip"] = peer.apart(theirs, cfg)
             except ImportError as e:
                 print(f"open_clip not measured: {e}")
-        table(cfg, runs, args.steps, facts)
+        table(cfg, runs, args.turns, facts)
     return DONE
 
 
-def table(cfg: Config, runs: dict[str, Callable[[], Any]], steps: int, facts: list[str]) -> None:
-    """Times all by turns and prints a line for each."""
+def table(cfg: Config, runs: dict[str, Callable[[], Any]], turns: int, facts: list[str]) -> None:
+    """Times all by turns and prints a line for each.
+
+    The first step of a turn is not timed: who stood still while the other ran may have to fetch
+    its memory from the system again, which a training run, that never stands still, has not.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()  # warms up
-    for _ in range(steps):
+    for _ in range(turns):
         for name, run in runs.items():
-            start = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            for _ in range(2):
+                start = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - start)
     total, device = analytic.model_flops(cfg), jax.devices()[0]
     print(
         f"{cfg.name}, batch {cfg.batch_size}, {cfg.model.dtype}, remat {cfg.model.remat}, "

@@ -1,11 +1,13 @@
 """Metrics in other programs: TensorBoard, Weights & Biases, or a writer of the user's own.
 
 metrics.jsonl is always written and is what everything here is made from; a tracker that fails is
-named once, and the run goes on without the numbers it missed.
+named once, one that hangs is left behind, and the run goes on without the numbers it missed.
 """
 
 import contextlib
 import importlib
+import queue
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +18,9 @@ from clip_jax.config.extend import resolve
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError
 from clip_jax.metrics.writers import Writer
+
+WAITING = 1_000  # lines that a tracker may be behind
+CLOSE_S = 60.0  # what it has to send the last of them
 
 
 class TensorBoard:
@@ -96,39 +101,77 @@ def _library(module: str, extra: str) -> Any:
         ) from e
 
 
-class All:
-    """Writes to one that must work, and to trackers that may fail.
+class Apart:
+    """A tracker in a thread of its own: the run waits for none of its writes, nor long for its end.
 
     Args:
-        main: raises what it likes.
-        trackers: by name; an error of theirs is said once each.
-        say: prints one line.
+        name: of the tracker, for messages.
+        tracker: an error of it is said once.
+        say: prints one line; called by this thread and by the tracker's.
     """
 
-    def __init__(self, main: Writer, trackers: Mapping[str, Writer], say: Callable[[str], None]):
-        self._main, self._trackers, self._say = main, trackers, say
-        self._failed: set[str] = set()
+    def __init__(self, name: str, tracker: Writer, say: Callable[[str], None]):
+        self._name, self._tracker, self._say = name, tracker, say
+        self._failed = False
+        self._lines: queue.Queue[tuple[int, dict[str, float | int]] | None] = queue.Queue(WAITING)
+        self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
+        self._thread.start()
+
+    def write(self, step: int, values: dict[str, float | int]) -> None:
+        """Hands over the values of one step; drops them if too many wait already."""
+        try:
+            self._lines.put_nowait((step, dict(values)))
+        except queue.Full:
+            self._misses(f"from step {step} on", f"{WAITING:,} lines wait")
+
+    def close(self) -> None:
+        """Lets it write what waits and end, for `CLOSE_S` seconds at most."""
+        try:
+            self._lines.put(None, timeout=CLOSE_S)
+            self._thread.join(CLOSE_S)
+        except queue.Full:
+            pass
+        if self._thread.is_alive():
+            self._misses("at its end", f"does not end within {CLOSE_S:.0f} s")
+
+    def _work(self) -> None:
+        while line := self._lines.get():
+            try:
+                self._tracker.write(*line)
+            except Exception as e:  # whatever an outage looks like
+                self._misses(f"from step {line[0]} on", _one_line(e))
+        try:
+            self._tracker.close()
+        except Exception as e:
+            self._misses("at its end", _one_line(e))
+
+    def _misses(self, when: str, why: str) -> None:
+        if not self._failed:
+            self._failed = True
+            self._say(f"{self._name}: misses metrics {when} ({why}); metrics.jsonl has them all")
+
+
+class All:
+    """Writes to one writer that must work, then to trackers that may fail."""
+
+    def __init__(self, main: Writer, trackers: Sequence[Apart]):
+        self._main, self._trackers = main, trackers
 
     def write(self, step: int, values: dict[str, float | int]) -> None:
         """Takes the values of one step."""
         self._main.write(step, values)
-        for name, tracker in self._trackers.items():
-            self._guarded(name, lambda t=tracker: t.write(step, values), f"from step {step} on")
+        for tracker in self._trackers:
+            tracker.write(step, values)
 
     def close(self) -> None:
         """Called once, after the last write."""
         self._main.close()
-        for name, tracker in self._trackers.items():
-            self._guarded(name, tracker.close, "at its end")
+        for tracker in self._trackers:
+            tracker.close()
 
-    def _guarded(self, name: str, call: Callable[[], None], when: str) -> None:
-        try:
-            call()
-        except Exception as e:  # whatever a tracker's outage looks like
-            if name not in self._failed:
-                self._failed.add(name)
-                text = " ".join(str(e).split())[:200] or type(e).__name__
-                self._say(f"{name}: misses metrics {when} ({text}); metrics.jsonl has them all")
+
+def _one_line(e: Exception) -> str:
+    return " ".join(str(e).split())[:200] or type(e).__name__
 
 
 def with_trackers(
@@ -152,14 +195,13 @@ def with_trackers(
     Raises:
         UserError: an unknown name, or a package that is missing.
     """
-    found: dict[str, Writer] = {}
+    found: list[Apart] = []
     for name in names:
         make = resolve(name, TRACKERS, "config.log.writers")
         try:
-            found[name] = make(cfg, workdir, first)
+            found.append(Apart(name, make(cfg, workdir, first), say))
         except UserError:
             raise
         except Exception as e:  # an outage at the start: the same as later
-            text = " ".join(str(e).split())[:200] or type(e).__name__
-            say(f"{name}: cannot start ({text}); metrics.jsonl has all metrics")
-    return All(main, found, say) if found else main
+            say(f"{name}: cannot start ({_one_line(e)}); metrics.jsonl has all metrics")
+    return All(main, found) if found else main

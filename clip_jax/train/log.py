@@ -23,10 +23,17 @@ BAD_MINIMUM = 1000  # pairs seen before the share of bad ones is judged
 
 
 class Log:
-    """Metrics of a step, fetched when the next step is under way, so that nothing waits."""
+    """Metrics of a step, fetched when the next step is under way, so that nothing waits.
 
-    def __init__(self, job: "Job", writer: Writer, first: int):
-        self._job, self._writer = job, writer
+    Args:
+        job: of one stage.
+        writer: takes the values.
+        first: step of the run before the next.
+        skipped: unusable pairs of this attempt's stages before, by all processes.
+    """
+
+    def __init__(self, job: "Job", writer: Writer, first: int, skipped: int = 0):
+        self._job, self._writer, self._before = job, writer, skipped
         self._health = Health(job.cfg, job.stage.first)
         kind = jax.devices()[0].device_kind
         self._peak = peak_flops(kind) * job.prog.mesh.size
@@ -38,7 +45,12 @@ class Log:
         self._pending: tuple[int, dict[str, jax.Array], np.ndarray | jax.Array] | None = None
         self._reasons: collections.Counter[str] = collections.Counter()  # on this host
         self._new = np.zeros(2, np.int32)  # unusable pairs and all pairs, since the last `keep`
-        self._bad = self._seen = 0  # on all hosts
+        self._bad = self._seen = 0  # in this stage, on all hosts
+
+    @property
+    def skipped(self) -> int:
+        """Unusable pairs of this attempt so far, as far as they are written."""
+        return self._before + self._bad
 
     def count(self, host: HostBatch) -> None:
         """Takes note of unusable pairs."""
@@ -73,7 +85,7 @@ class Log:
         bad, seen = jax.device_get(counts).tolist()
         self._bad, self._seen = self._bad + bad, self._seen + seen
         self._judge()
-        values |= {**self.clock.lap(step), "data/skipped": self._bad, **self._host}
+        values |= {**self.clock.lap(step), "data/skipped": self.skipped, **self._host}
         values |= self._job.ledger.values()
         if self._peak and "speed/step_s" in values:
             values["speed/mfu"] = self._flops / (values["speed/step_s"] * self._peak)

@@ -9,10 +9,9 @@ import contextlib
 import dataclasses
 import functools
 import json
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,15 +20,14 @@ from clip_jax import files
 from clip_jax.checkpoint.lock import WorkdirLock, hold
 from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.schema import Config
-from clip_jax.config.stages import at, expand
+from clip_jax.config.stages import at
 from clip_jax.config.stored import read_config, write_config
 from clip_jax.data.feed import feed, host_rows
 from clip_jax.data.pipeline import Pipeline
-from clip_jax.data.sources import Source, all_captions, index_dir, open_source
-from clip_jax.errors import CHECK_FAILED, RESTART, Stop, UserError
+from clip_jax.data.sources import Source, all_captions
+from clip_jax.errors import CHECK_FAILED, Stop
 from clip_jax.eval import published
 from clip_jax.eval.run import Result, run_tasks, table
-from clip_jax.eval.zeroshot import check_task
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
 from clip_jax.metrics.goodput import Ledger
@@ -46,8 +44,7 @@ from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
 from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
-from clip_jax.tokenizers import build as build_tokenizer
-from clip_jax.train import agreement, program, stages, start, summary, warm
+from clip_jax.train import agreement, failures, inputs, program, stages, start, summary, warm
 from clip_jax.train import table as parameter_table
 from clip_jax.train.compiler import use_cache
 from clip_jax.train.log import Log
@@ -56,7 +53,6 @@ from clip_jax.train.signals import Signals
 from clip_jax.train.state import TrainState, init_state
 from clip_jax.train.watchdog import Watchdog
 
-_PEER_GONE = re.compile("Gloo|Connection (closed|reset) by peer|heartbeat|UNAVAILABLE")
 REPORT_S = 60.0  # a running job writes its report at most this often
 LAYOUT = ("params", "stats", "opt_state", "ema")  # a checkpoint item each; the rest is "rest"
 
@@ -69,7 +65,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         Stop: stopped by a signal (42, 130), diverged (4), or failed the overfit check (3).
     """
     ledger = Ledger()
-    with _device_errors(workdir), contextlib.ExitStack() as stack:
+    with failures.told(workdir), contextlib.ExitStack() as stack:
         processes.together(lambda: use_cache(cfg.compile.cache_dir))
         parts = processes.together(lambda: stages.programs(cfg))
         agreement.same_program(cfg, workdir)
@@ -83,12 +79,12 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             check = lambda: start.check_same_run(read_config(workdir), cfg, accept_changes)  # noqa: E731
             for text in processes.together(check):
                 line.say(f"changed: {text}")
-        sources = processes.by_host(lambda: [_open_train(s.cfg, workdir) for s in parts])
+        sources = processes.by_host(lambda: [inputs.open_train(s.cfg, workdir) for s in parts])
         abstract = lambda step: _items(at(parts, step).prog.abstract)  # noqa: E731
         restored = start.restore(checkpoints, abstract, line.say)
         stored = restored.extra_files[TOKENIZER_FILE] if restored else None
-        pipelines = processes.together(lambda: make_pipelines(parts, sources, stored))
-        test = processes.by_host(lambda: _open_test(cfg, workdir))
+        pipelines = processes.together(lambda: inputs.make_pipelines(parts, sources, stored))
+        test = processes.by_host(lambda: inputs.open_test(cfg, workdir))
         orders = [start.order_parts(s.cfg, p) for s, p in zip(parts, pipelines, strict=True)]
         tokenizer = pipelines[0].tokenizer
         agreement.same_data(orders, tokenizer.to_bytes(), test.fingerprint if test else "")
@@ -111,7 +107,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         writer = processes.on_lead(lambda: open_writer(cfg, workdir, first, line.say)) or NoWriter()
         stack.callback(writer.close)
         ledger.started()
-        began = first
+        began, skipped = first, 0
         for now in parts[stage.index :]:
             if now is not stage:
                 with ledger.spend("start"):
@@ -121,7 +117,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 orders[now.index], writer, ledger, profile, began, sources,
             )  # fmt: skip
             if first < now.last:
-                state = job.train(state, test, first, positions[now.index])
+                state, skipped = job.train(state, test, first, positions[now.index], skipped)
         with Watchdog(cfg.log.watchdog_seconds, "the last step"):
             job.conclude(state, test)
         return state
@@ -152,12 +148,12 @@ class Job:
         return self.stage.prog
 
     def train(
-        self, state: TrainState, test: Source | None, first: int, position: int
-    ) -> TrainState:
-        """From step `first` of the run to the end of the stage."""
+        self, state: TrainState, test: Source | None, first: int, position: int, skipped: int
+    ) -> tuple[TrainState, int]:
+        """From step `first` of the run to the end of the stage; counts the `skipped` pairs on."""
         cfg, prog, end = self.cfg, self.prog, self.stage.last
         processes.on_lead(self.write_table)
-        self.line.say(plan_line(self.stage, self.pipeline.size, first))
+        self.line.say(summary.plan_line(self.stage, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
         with self.ledger.spend("compilation"):
@@ -170,7 +166,7 @@ class Job:
             rows=host_rows(cfg.batch_size, prog.mesh),
         )
         stream = feed(batches, prog.mesh)
-        log = Log(self, self.writer, first)
+        log = Log(self, self.writer, first, skipped)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
         reported = time.monotonic()
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
@@ -211,7 +207,7 @@ class Job:
                 watchdog.beat(step)
             with self.ledger.spend("checkpoint"):
                 self.checkpoints.wait()
-        return state
+        return state, log.skipped
 
     def write_table(self) -> None:
         """The parameters as they are in this stage."""
@@ -229,7 +225,7 @@ class Job:
     def has_scores(self, step: int) -> bool:
         """Whether they are there."""
         lines = processes.on_lead(lambda: read_metrics(self.workdir)) or []
-        return bool(processes.tell("yes" if any(_scores_of(step, x) for x in lines) else ""))
+        return bool(processes.tell("yes" if any(summary.scores_of(step, x) for x in lines) else ""))
 
     def evaluate(self, state: TrainState, test: Source | None, step: int) -> None:
         """Zero-shot scores of the current parameters into the metrics."""
@@ -309,7 +305,7 @@ class Job:
         """Writes report.html as of `step`; `result` is that of the end. Returns its path."""
         cfg = read_config(self.workdir)
         facts = [
-            ("steps", steps_line(cfg)),
+            ("steps", summary.steps_line(cfg)),
             ("training pairs", f"{self.pipeline.size:,}"),
             ("parameters", f"{program.num_params(self.prog.abstract.params):,}"),
         ]
@@ -320,7 +316,9 @@ class Job:
     def finish(self, result: Result) -> None:
         """Writes and prints what is known at the end."""
         end = self.stage.last
-        if result.metrics and not any(_scores_of(end, x) for x in read_metrics(self.workdir)):
+        if result.metrics and not any(
+            summary.scores_of(end, x) for x in read_metrics(self.workdir)
+        ):
             times = self.ledger.values() if self.began < end else {}  # else it trained nothing
             self.writer.write(end, {**result.metrics, **times})
         path = self.report(result, end)
@@ -348,126 +346,6 @@ def clear(workdir: str, first: int) -> int:
     """Removes what a longer or killed attempt left after step `first`; number of this one."""
     files.remove(files.join(workdir, "report.html"))
     return drop_after(workdir, first)
-
-
-def _open_train(cfg: Config, workdir: str) -> Source:
-    return open_source(cfg.data.train, index_dir=index_dir(workdir), limit=cfg.data.limit)
-
-
-def _open_test(cfg: Config, workdir: str) -> Source | None:
-    """The test split, with each task tried on its first record; None without tasks."""
-    if not cfg.eval.tasks:
-        return None
-    source = open_source(cfg.data.test, index_dir=index_dir(workdir))
-    for task in cfg.eval.tasks:
-        check_task(source, task)
-    return source
-
-
-def make_pipelines(
-    parts: tuple[stages.Stage, ...], sources: list[Source], stored: bytes | None
-) -> list[Pipeline]:
-    """What makes the batches of each stage; `stored` is the tokenizer of a checkpoint.
-
-    Raises:
-        UserError: the tokenizer does not fit the text tower, or a batch is larger than the data.
-    """
-    found: list[Pipeline] = []
-    for stage, source in zip(parts, sources, strict=True):
-        cfg, model = stage.cfg, stage.cfg.model
-        tokenizer = make_tokenizer(cfg, source, stored) if not found else found[0].tokenizer
-        found.append(
-            Pipeline(source, tokenizer, cfg.data, model.image, model.text.context, cfg.seed)
-        )
-        check_size(cfg, found[-1])
-    return found
-
-
-def make_tokenizer(cfg: Config, source: Source, stored: bytes | None) -> Tokenizer:
-    """The run's tokenizer, checked against the text tower.
-
-    Raises:
-        UserError: ids of the tokenizer do not fit the tower.
-    """
-    text = cfg.model.text
-    tokenizer = build_tokenizer(
-        cfg.tokenizer,
-        vocab_size=text.vocab_size,
-        captions=all_captions(source),
-        stored=stored,
-    )
-    for name in ("eos_id", "pad_id"):
-        if getattr(text, name) != getattr(tokenizer, name):
-            raise UserError(
-                f"config.model.text.{name}: is {getattr(text, name)}, but the tokenizer's is "
-                f"{getattr(tokenizer, name)}; set it so"
-            )
-    return tokenizer
-
-
-def check_size(cfg: Config, pipeline: Pipeline) -> None:
-    """Refuses a batch larger than the data: it would repeat pairs as their own negatives."""
-    if pipeline.size < cfg.batch_size:
-        raise UserError(
-            f"config.batch_size: {cfg.batch_size} is more than the {pipeline.size} training pairs; "
-            f"set it to at most {pipeline.size}"
-        )
-
-
-def plan_line(stage: stages.Stage, size: int, first: int) -> str:
-    """What is about to happen, in one line."""
-    cfg, prog, examples = stage.cfg, stage.prog, stage.examples
-    mesh = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
-    return (
-        f"{cfg.name}: {stage.title}{': ' if stage.title else ''}"
-        f"steps {first:,} to {stage.last:,} of {cfg.batch_size:,} pairs = "
-        f"{examples:,} examples ({examples / size:.1f} epochs of {size:,}), "
-        f"{program.num_params(prog.abstract.params):,} parameters, mesh {mesh}, "
-        f"{jax.default_backend()}, {cfg.model.dtype}, loss {prog.loss}"
-    )
-
-
-def steps_line(cfg: Config) -> str:
-    """How many steps of how many pairs, stage by stage."""
-    return "; ".join(
-        f"{s.name}{': ' if s.name else ''}{s.last - s.first:,} of {s.cfg.batch_size:,} pairs"
-        for s in expand(cfg)
-    )
-
-
-def _scores_of(step: int, line: dict[str, Any]) -> bool:
-    """Whether a line of the metrics holds scores of an evaluation at `step`."""
-    return line["step"] == step and any(k.startswith("eval/") for k in line)
-
-
-@contextlib.contextmanager
-def _device_errors(workdir: str) -> Iterator[None]:
-    """One line instead of the pages of the allocator, or of a collective whose peers are gone."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as e:
-        text = str(e)
-        if "RESOURCE_EXHAUSTED" in text:
-            raise UserError(
-                "device memory: not enough for this run; lower config.batch_size, set "
-                f"config.model.remat=full, or raise config.mesh.fsdp{_memory_profile(workdir)}"
-            ) from e
-        if jax.process_count() > 1 and _PEER_GONE.search(text):
-            me = jax.process_index()
-            text = f"process {me}: another process is gone; the same command goes on"
-            raise Stop(text, RESTART) from e
-        raise
-
-
-def _memory_profile(workdir: str) -> str:
-    """Writes what is in device memory now for pprof, and says where; '' if that fails too."""
-    path = files.join(workdir, "memory.prof")
-    if files.is_remote(workdir) or jax.process_index():
-        return ""
-    with contextlib.suppress(Exception):
-        jax.profiler.save_device_memory_profile(path)
-        return f"; what filled it: {path} (for pprof)"
-    return ""
 
 
 def _close(checkpoints: Checkpoints, kind: type[BaseException] | None, *error: object) -> None:

@@ -34,7 +34,7 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
     lines: dict[str, list[str]] = {"refused": [], "ask": [], "free": []}
     for path, (before, now) in differences(old, new).items():
         kind = "ask"
-        if path.startswith(tuple(f"{p}." for p in FREE)) or path in (*FREE_FIELDS, *FREE):
+        if _is_free(path) or (path.endswith("].changes") and _kept(before) == _kept(now)):
             kind = "free"
         elif path.startswith("data.test."):
             kind = "free"
@@ -59,6 +59,15 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
             "go on with the new ones, or undo: " + "; ".join(lines["ask"])
         )
     return [*lines["ask"], *lines["free"]]
+
+
+def _is_free(path: str) -> bool:
+    return path.startswith(tuple(f"{p}." for p in FREE)) or path in (*FREE_FIELDS, *FREE)
+
+
+def _kept(changes: tuple[str, ...] | None) -> set[str]:
+    """Of a stage, what may not change."""
+    return {c for c in changes or () if not _is_free(c.partition("=")[0])}
 
 
 def _family(kind: str) -> str:

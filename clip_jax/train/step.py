@@ -64,7 +64,7 @@ def mean_cosine(z: jax.Array) -> jax.Array:
     """Mean over all pairs of different rows of z (b, e), unit length: near 1 = collapsed."""
     b = z.shape[0]
     total = jnp.sum(jax.lax.stop_gradient(z).astype(jnp.float32), axis=0)  # (e,)
-    return (jnp.sum(total * total) - b) / (b * max(b - 1, 1))
+    return (jnp.sum(total * total) - b) / float(b * max(b - 1, 1))  # above int32 from 46,342 on
 
 
 def _split(x: jax.Array, parts: int) -> jax.Array:

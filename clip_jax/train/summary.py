@@ -1,4 +1,4 @@
-"""The end of a run: the table on the terminal, and report.html."""
+"""What a run says of itself: the line at its start, its report, and the verdict of `:overfit`."""
 
 import importlib.metadata
 import math
@@ -9,13 +9,36 @@ import jax
 
 from clip_jax.config.codec import to_dict
 from clip_jax.config.schema import Config
+from clip_jax.config.stages import expand
 from clip_jax.eval import published
 from clip_jax.eval.run import Result
 from clip_jax.metrics import goodput
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.page import RunReport, write_report
+from clip_jax.train import program, stages
 
 GAP = 0.1  # nats above the floor that count as learnt by heart
+
+
+def plan_line(stage: stages.Stage, size: int, first: int) -> str:
+    """What is about to happen, in one line."""
+    cfg, prog, examples = stage.cfg, stage.prog, stage.examples
+    mesh = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
+    return (
+        f"{cfg.name}: {stage.title}{': ' if stage.title else ''}"
+        f"steps {first:,} to {stage.last:,} of {cfg.batch_size:,} pairs = "
+        f"{examples:,} examples ({examples / size:.1f} epochs of {size:,}), "
+        f"{program.num_params(prog.abstract.params):,} parameters, mesh {mesh}, "
+        f"{jax.default_backend()}, {cfg.model.dtype}, loss {prog.loss}"
+    )
+
+
+def steps_line(cfg: Config) -> str:
+    """How many steps of how many pairs, stage by stage."""
+    return "; ".join(
+        f"{s.name}{': ' if s.name else ''}{s.last - s.first:,} of {s.cfg.batch_size:,} pairs"
+        for s in expand(cfg)
+    )
 
 
 def write(cfg: Config, workdir: str, result: Result | None, facts: list[tuple[str, str]]) -> str:
@@ -102,3 +125,8 @@ def overfit_verdict(metrics: list[dict[str, Any]], batch_size: int) -> tuple[boo
             "only after model.text.context tokens"
         )
     return False, f"{text}: not reached; {advice}"
+
+
+def scores_of(step: int, line: dict[str, Any]) -> bool:
+    """Whether a line of the metrics holds scores of an evaluation at `step`."""
+    return line["step"] == step and any(k.startswith("eval/") for k in line)

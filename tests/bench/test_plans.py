@@ -7,6 +7,7 @@ import pytest
 import tiny
 from clip_jax.bench import plans as bench
 from clip_jax.config.chips import parse_topology
+from clip_jax.config.stages import Stage
 from clip_jax.errors import UserError
 from clip_jax.planner import plan
 from clip_jax.planner.compile import Measure
@@ -46,6 +47,20 @@ def test_rows():
     cells = [x.strip() for x in bench.growth_row(found).split("|")]
     assert cells[1:-1] == ["tiny", "v5e:4x4", "16", "2,048", "12.00", "100", "107"]
     assert len(cells) == bench.GROWTH.count("|") + 1
+
+
+def test_a_row_of_a_run_has_the_hours_of_its_stage():
+    found = made(dataclasses.replace(CFG, mesh=dataclasses.replace(CFG.mesh, data=16)), 12)
+    part = Stage("tune", found.cfg, 100, 300)
+    line = bench.run_row("a:b", part, Found(found.cfg, POD, [found], [], []))
+    cells = [x.strip() for x in line.split("|")]
+    assert cells[1:6] == ["`a:b`", "tune", "v5e:4x4", "2,048", "16 x 1, remat none"]
+    seconds = found.estimate.seconds
+    hours = 200 * seconds * 16 / 3600
+    assert cells[6:9] == [f"{seconds:.3f}", "200", f"{hours:,.0f}"]
+    assert len(cells) == bench.RUNS.count("|") + 1
+    line = bench.run_row("a:b", part, Found(CFG, POD, [], [], []))
+    assert "| nothing fits |" in line and line.count("|") == bench.RUNS.count("|")
 
 
 def test_gpus_are_refused():

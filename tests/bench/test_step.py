@@ -14,7 +14,7 @@ SMALL = [
 
 
 def test_it_prints_the_program_and_a_line(capsys):
-    assert bench.main(["--models=ViT-B-32", "--batch_size=4", "--steps=1", *SMALL]) == 0
+    assert bench.main(["--models=ViT-B-32", "--batch_size=4", "--turns=1", *SMALL]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ViT-B-32, batch 4, float32, remat none, ")
     assert "compiled in" in lines[0] and "memory per device" in lines[0]

@@ -1,6 +1,7 @@
 """Every command of the README runs, on small data; its two scripts are run by .ci/run."""
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -23,6 +24,8 @@ SMALL = {
     name: ["--config.num_steps=2", "--config.batch_size=16", "--config.optim.warmup_steps=1"]
     for name in ("folder", "cifar10")
 }
+# A home of nobody, so no gcloud, sbatch or xpk of the machine is asked.
+WITHOUT = {"PATH": os.defpath, "HOME": "/nonexistent", "PYTHON": "python3"}
 
 
 def blocks(language):
@@ -44,7 +47,51 @@ def test_all_commands_are_known():
         ["python", "examples/folders_to_tars.py"],
         ["python", "examples/folders_to_tars.py"],
         ["clip_jax", "train", "--config=cifar10"],
+        ["bash", "launch/slurm.sh", "--config=openclip:b16-400m"],
+        ["bash", "launch/tpu_vm.sh"],
+        ["bash", "launch/tpu_vm.sh"],
+        ["bash", "launch/tpu_vm.sh", "--config=openai:ViT-B-32"],
+        ["bash", "launch/tpu_vm.sh"],
+        ["bash", "launch/tpu_vm.sh"],
+        ["bash", "launch/gke.sh", "--config=openclip:l14-400m"],
+        ["bash", "launch/local.sh", "--config=digits"],
     ]
+
+
+def launches():
+    return [
+        c
+        for c in commands()
+        if c[1:2]
+        and c[1] not in ("launch/demo.sh", "launch/test.sh")
+        and c[1].startswith("launch/")
+    ]
+
+
+def test_launch_lines_print_what_they_would_run(tmp_path, monkeypatch):
+    """Against stored output; after a change that is meant, write it anew from `printed`."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    printed = ""
+    for words in launches():
+        cut = words.index("--") if "--" in words else len(words)
+        line = [*words[:cut], "--dry_run", *words[cut:]]
+        done = subprocess.run(line, cwd=ROOT, env=WITHOUT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed += f"$ {shlex.join(line)}\n{done.stdout}\n"
+    printed = printed.replace(str(ROOT), "ROOT")
+    printed = re.sub(r"(/[\w.-]+)+/clip_jax.tar.gz", "TMP/clip_jax.tar.gz", printed)
+    printed = re.sub(r"127.0.0.1:\d+", "127.0.0.1:PORT", printed)
+    assert printed == (ROOT / "tests" / "golden" / "launch.txt").read_text()
+
+
+@pytest.mark.slow
+def test_launch_lines_have_flags_that_train_takes():
+    """On eight devices: a typing mistake, or a batch that does not divide, would be refused."""
+    for words in launches():
+        if "--" in words:
+            flags = words[words.index("--") + 1 :]
+            status, out, err = command.run("train", *flags, "--dry_run")
+            assert status == 0 and "parameters" in out, err
 
 
 def run(words):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -42,6 +43,44 @@ def test_an_outage_is_said_once_and_costs_its_lines_only(monkeypatch):
         "flaky: misses metrics from step 2 on (no route to host); metrics.jsonl has them all"
     ]
     assert main.closed and tracker.closed
+
+
+def test_a_tracker_that_hangs_holds_nothing_up(monkeypatch):
+    """It hangs in its first line, then too many wait; its end is not waited for for ever."""
+
+    class Hung(Kept):
+        def write(self, step, values):
+            told.set()
+            threading.Event().wait()
+
+    main, said, told = Kept(), [], threading.Event()
+    monkeypatch.setitem(trackers.TRACKERS, "hung", lambda *args: Hung())
+    monkeypatch.setattr(trackers, "WAITING", 2)
+    monkeypatch.setattr(trackers, "CLOSE_S", 0.05)
+    writer = with_trackers(main, ["hung"], None, "/w", 0, said.append)
+    writer.write(1, {})
+    assert told.wait(10)
+    for step in (2, 3, 4, 5):
+        writer.write(step, {})
+    writer.close()
+    assert [s for s, _ in main.lines] == [1, 2, 3, 4, 5] and main.closed
+    assert said == [
+        "hung: misses metrics from step 4 on (2 lines wait); metrics.jsonl has them all"
+    ]
+
+
+def test_an_end_that_hangs_is_said(monkeypatch):
+    class Hung(Kept):
+        def close(self):
+            threading.Event().wait()
+
+    said = []
+    monkeypatch.setitem(trackers.TRACKERS, "hung", lambda *args: Hung())
+    monkeypatch.setattr(trackers, "CLOSE_S", 0.05)
+    with_trackers(Kept(), ["hung"], None, "/w", 0, said.append).close()
+    assert said == [
+        "hung: misses metrics at its end (does not end within 0 s); metrics.jsonl has them all"
+    ]
 
 
 def test_a_tracker_that_cannot_start(monkeypatch):

@@ -10,7 +10,7 @@ import tiny
 from clip_jax.config.load import checked
 from clip_jax.config.schema import LogConfig
 from clip_jax.errors import UserError
-from clip_jax.train import loop
+from clip_jax.train import failures
 from clip_jax.train.profile import Profile
 
 
@@ -53,6 +53,6 @@ def test_refusals(tmp_path):
 
 def test_full_memory_leaves_a_picture(tmp_path):
     words = rf"device memory: not enough .* what filled it: {tmp_path}/memory.prof"
-    with pytest.raises(UserError, match=words), loop._device_errors(str(tmp_path)):
+    with pytest.raises(UserError, match=words), failures.told(str(tmp_path)):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
     assert gzip.decompress((tmp_path / "memory.prof").read_bytes())

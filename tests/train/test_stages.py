@@ -26,9 +26,11 @@ LAST = 9
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Forty pairs, and sixteen others."""
+    """Forty pairs, one of them broken, and sixteen others."""
     root = tmp_path_factory.mktemp("pairs")
-    return tiny.write_folder(root / "a", 40), tiny.write_folder(root / "b", 16)
+    pairs = tiny.write_folder(root / "a", 40), tiny.write_folder(root / "b", 16)
+    (pairs[0] / "0003.png").write_bytes(b"broken")
+    return pairs
 
 
 def config(folders, **changes):
@@ -49,7 +51,8 @@ def config(folders, **changes):
     cfg = tiny.config(first, stages=parts, num_steps=1)
     optim = dataclasses.replace(cfg.optim, ema=0.9)
     checkpoint = schema.CheckpointConfig(every=1, keep=20)
-    cfg = dataclasses.replace(cfg, optim=optim, checkpoint=checkpoint, **changes)
+    data = dataclasses.replace(cfg.data, max_bad_share=0.2)
+    cfg = dataclasses.replace(cfg, optim=optim, checkpoint=checkpoint, data=data, **changes)
     return checked(cfg)
 
 
@@ -98,7 +101,12 @@ def test_every_pair_is_read_once_an_epoch_through_all_stages(whole):
     assert sorted(other) == list(range(16))
 
 
-@pytest.mark.parametrize("step", [2, 4, 5, 7, 8])
+def test_unusable_pairs_are_counted_through_all_stages(whole):
+    counts = [x["data/skipped"] for x in read_metrics(str(whole[0])) if "loss" in x]
+    assert counts == sorted(counts) and counts[-1] >= 2  # 104 examples of 40 pairs
+
+
+@pytest.mark.parametrize("step", [2, 4, 7])
 def test_a_run_that_was_killed_goes_on_bit_by_bit(whole, folders, step, tmp_path):
     run = shutil.copytree(whole[0], tmp_path / "run")
     for later in range(step + 1, LAST + 1):

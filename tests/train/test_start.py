@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import tiny
+from clip_jax.config.schema import StageConfig
 from clip_jax.errors import UserError
 from clip_jax.train.start import check_same_run
 
@@ -56,3 +57,14 @@ def test_other_settings_of_the_optimizer_are_asked_for():
     with pytest.raises(UserError, match="give --accept_changes"):
         check_same_run(before, now, False)
     assert len(check_same_run(before, now, True)) == 2
+
+
+def test_files_of_a_stage_may_move():
+    def staged(*changes):
+        return tiny.config("nowhere", stages=(StageConfig("a", ("num_steps=3", *changes)),))
+
+    old = staged("data.train.paths=here/0.tar", "model.image.size=24")
+    lines = check_same_run(old, staged("data.train.paths=there.tar", "model.image.size=24"), False)
+    assert len(lines) == 1 and lines[0].startswith("config.stages[0].changes: was")
+    with pytest.raises(UserError, match="config.stages.0..changes"):
+        check_same_run(old, staged("data.train.paths=here/0.tar", "model.image.size=32"), False)

@@ -16,6 +16,7 @@ from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import path_of
 from clip_jax.train import program
 from clip_jax.train.state import init_state
+from clip_jax.train.step import mean_cosine
 
 CFG = tiny.config("unused")
 
@@ -150,6 +151,13 @@ def test_metrics_have_their_names():
         "skipped",
         "skipped_in_row",
     ]
+
+
+def test_the_mean_cosine_of_a_batch_whose_pairs_are_more_than_an_int32_counts():
+    z = jax.ShapeDtypeStruct((86_016, 8), np.float32)
+    assert jax.eval_shape(mean_cosine, z).shape == ()
+    z = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
+    assert float(mean_cosine(jnp.asarray(z))) == pytest.approx(2 / 12)
 
 
 def test_a_bfloat16_first_moment_takes_half_the_memory():
