@@ -15,7 +15,8 @@ RECIPE = TESTS / "tiny_recipe.py"
 
 
 def environment(**more: str) -> dict[str, str]:
-    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent), *given])
     return {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **more}
 
 

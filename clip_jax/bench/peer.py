@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import importlib
+import importlib.util
 import multiprocessing
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,16 +24,20 @@ def open_clip() -> Any:
 
 @functools.cache  # the definitions live as long as the object
 def _operators() -> Any:
-    """The names that torchvision misses beside the CPU build of torch, where its library fails."""
+    """The names torchvision asks for beside the CPU build of torch, where its library fails."""
     torch: Any = importlib.import_module("torch")
+    spec = importlib.util.find_spec("torchvision")
+    with contextlib.suppress(OSError):
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            torch.ops.load_library(os.path.join(folder, "_C.so"))
+            return None
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
-        with contextlib.suppress(RuntimeError):
-            operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        operators.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return operators
 
 
-def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], Any]:
+def apart(make: Callable[..., Callable[..., Any]], *args: Any) -> Callable[..., Any]:
     """The function that make(*args) gives, in a process of its own.
 
     Its threads and memory are then apart from ours, as in a run of its own.
@@ -60,21 +66,20 @@ def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Callable[[], An
             raise ImportError(value)
         return value
 
-    def run() -> Any:
-        here.send(None)
+    def run(*args: Any) -> Any:
+        here.send(args)
         return received()
 
     received()
     return run
 
 
-def _serve(pipe: Any, make: Callable[..., Callable[[], Any]], args: tuple[Any, ...]) -> None:
+def _serve(pipe: Any, make: Callable[..., Callable[..., Any]], args: tuple[Any, ...]) -> None:
     try:
         run = make(*args)
         pipe.send(("ready", 0.0))
         while True:
-            pipe.recv()
-            pipe.send(("done", run()))
+            pipe.send(("done", run(*pipe.recv())))
     except EOFError:  # the other process ended
         return
     except ImportError as e:

@@ -4,8 +4,9 @@
         [--peer=open_clip]
 
 The step is that of training (towers, loss, AdamW, metrics) on random pixels and ids. The peer is
-OpenCLIP's model, loss and torch's AdamW, by turns with ours; on a GPU with torch.compile, and with
-autocast where the dtype is bfloat16.
+OpenCLIP's model, loss and torch's AdamW, by turns with ours; on a GPU with torch.compile and the
+settings of OpenCLIP's main (TF32, cuDNN's benchmark), with autocast where the dtype is bfloat16.
+A timed step is one of NUM_STEPS in a row, the last of which is waited for.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import jax
 import numpy as np
 
 from clip_jax.bench import peer
+from clip_jax.config.chips import peak_flops
 from clip_jax.config.load import load
 from clip_jax.config.schema import Config
 from clip_jax.data.feed import put
@@ -28,6 +30,8 @@ from clip_jax.planner import analytic
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train import program
 from clip_jax.train.state import init_state
+
+NUM_STEPS = {"cpu": 1}  # in a row; elsewhere 10, so that no step waits for the host's read
 
 
 def config(model: str, batch_size: int, overrides: Sequence[str]) -> Config:
@@ -49,8 +53,8 @@ def arrays(cfg: Config) -> dict[str, np.ndarray]:
     }
 
 
-def ours(cfg: Config) -> tuple[Callable[[], Any], list[str]]:
-    """A function that makes one step and waits for it, and what is known of the program."""
+def ours(cfg: Config) -> tuple[Callable[[int], Any], list[str]]:
+    """A function that makes n steps and waits for them, and what is known of the program."""
     mesh = make_mesh(cfg.mesh)
     prog = program.build(cfg, mesh)
     start = time.perf_counter()
@@ -61,14 +65,16 @@ def ours(cfg: Config) -> tuple[Callable[[], Any], list[str]]:
     batch = put(arrays(cfg), mesh)
     held = [state]  # donated by each step
 
-    def run() -> float:
+    def run(n: int) -> float:
+        for _ in range(n - 1):
+            held[0], _ = execute(held[0], batch)
         held[0], metrics = execute(held[0], batch)
         return float(metrics["loss"])
 
     return run, [f"compiled in {seconds:.1f} s", program.memory_line(execute)]
 
 
-def theirs(cfg: Config) -> Callable[[], Any]:
+def theirs(cfg: Config) -> Callable[[int], Any]:
     """The same step by OpenCLIP in torch, on the GPU if there is one.
 
     Raises:
@@ -79,6 +85,9 @@ def theirs(cfg: Config) -> Callable[[], Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_clip.create_model(cfg.name, device=device, output_dict=True)
     loss = open_clip.ClipLoss()
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
     optim = torch.optim.AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.98), eps=1e-6)
     forward = torch.compile(model) if device == "cuda" else model
     batch = arrays(cfg)
@@ -86,14 +95,19 @@ def theirs(cfg: Config) -> Callable[[], Any]:
     text = torch.from_numpy(batch["text"]).long().to(device)
     half = cfg.model.dtype == "bfloat16"
 
-    def run() -> float:
+    def step() -> Any:
         optim.zero_grad()
         with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
             out = forward(image, text)
             value = loss(out["image_features"], out["text_features"], out["logit_scale"])
         value.backward()
         optim.step()
-        return float(value.detach())
+        return value.detach()
+
+    def run(n: int) -> float:
+        for _ in range(n - 1):
+            step()
+        return float(step())
 
     return run
 
@@ -125,33 +139,38 @@ def main(argv: Sequence[str]) -> int:
     return DONE
 
 
-def table(cfg: Config, runs: dict[str, Callable[[], Any]], turns: int, facts: list[str]) -> None:
+def table(cfg: Config, runs: dict[str, Callable[[int], Any]], turns: int, facts: list[str]) -> None:
     """Times all by turns and prints a line for each.
 
     The first step of a turn is not timed: who stood still while the other ran may have to fetch
     its memory from the system again, which a training run, that never stands still, has not.
     """
+    device = jax.devices()[0]
+    n = NUM_STEPS.get(device.platform, 10)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
-        run()  # warms up
+        run(1)  # warms up
     for _ in range(turns):
         for name, run in runs.items():
-            run()
+            run(1)
             for _ in range(2):
                 start = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - start)
-    total, device = analytic.model_flops(cfg), jax.devices()[0]
+                run(n)
+                seconds[name].append((time.perf_counter() - start) / n)
+    total = analytic.model_flops(cfg)
+    peak = jax.device_count() * peak_flops(device.device_kind)
     print(
         f"{cfg.name}, batch {cfg.batch_size}, {cfg.model.dtype}, remat {cfg.model.remat}, "
+        f"attention {cfg.model.attention}, "
         f"{jax.device_count()} x {device.device_kind}: {total / 1e12:.2f} TFLOP a step; "
         + "; ".join(facts)
     )
     for name, values in seconds.items():
         middle = statistics.median(values)
+        mfu = f", MFU {100 * total / middle / peak:.1f} %" if peak else ""
         print(
-            f"  {name:10} {middle:8.3f} s a step ({min(values):.3f} to {max(values):.3f}), "
-            f"{cfg.batch_size / middle:,.1f} examples/s, {total / middle / 1e9:,.0f} GFLOP/s"
+            f"  {name:10} {middle:8.4g} s a step ({min(values):.4g} to {max(values):.4g}), "
+            f"{cfg.batch_size / middle:,.1f} examples/s, {total / middle / 1e9:,.0f} GFLOP/s{mfu}"
         )
     if "open_clip" in seconds:
         ratio = statistics.median(seconds["open_clip"]) / statistics.median(seconds["ours"])
