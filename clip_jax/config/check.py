@@ -160,6 +160,11 @@ def _model_choices(model: ModelConfig) -> Iterator[str]:
             "model.remat": (model.remat, ("none", "dots", "full", "offload")),
         }
     )
+    if model.attention == "cudnn" and model.dtype != "bfloat16":
+        yield (
+            "config.model.attention: 'cudnn' computes in bfloat16; set "
+            f"config.model.dtype=bfloat16 (got '{model.dtype}')"
+        )
 
 
 def _choices(cfg: Config) -> Iterator[str]:

@@ -116,12 +116,17 @@ def newest_config(run: str, step: int | None = None) -> Config:
     return stages.at(stages.expand(read_config(run)), max(steps, default=0)).cfg
 
 
+def _anywhere(cfg: ModelConfig) -> ModelConfig:
+    """A run's model for the devices at hand, which may not be those that it was trained on."""
+    return cfg if jax.default_backend() == "gpu" else dataclasses.replace(cfg, attention="xla")
+
+
 def _run(run: str, step: int | None, ema: bool, mesh: Mesh) -> Model:
     parts = stages.expand(read_config(run))
 
     def abstract(step: int) -> dict[str, Any]:
         cfg = stages.at(parts, step).cfg
-        params, stats = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
+        params, stats = jax.eval_shape(dual.build(_anywhere(cfg.model)).init, jax.random.key(0))
         shapes = {"ema" if ema else "params": params, "stats": stats}
         if ema and not cfg.optim.ema:
             raise UserError(f"{run}: kept no moving average (config.optim.ema was 0)")
@@ -146,4 +151,5 @@ def _run(run: str, step: int | None, ema: bool, mesh: Mesh) -> Model:
             cfg.tokenizer, vocab_size=cfg.model.text.vocab_size, stored=stored
         )
     params, stats = restored.items["ema" if ema else "params"], restored.items["stats"]
+    cfg = dataclasses.replace(cfg, model=_anywhere(cfg.model))
     return Model(cfg, params, stats, tokenizer, mesh, cfg.eval.batch_size, progress=True)

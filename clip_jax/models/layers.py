@@ -5,6 +5,7 @@ Cost of a block: 8 b t d² + 4 b t² d + 4 b t d f multiply-adds, halved.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -128,7 +129,11 @@ class FromHeads(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with biases: of x to itself, or to `other`."""
+    """Multi-head attention with biases: of x to itself, or to `other`.
+
+    implementation: "xla" computes the scores again in the backward pass, as "cudnn" does; "kept"
+    does not, for counts of FLOPs.
+    """
 
     heads: int
     start: BlockInit
@@ -142,21 +147,31 @@ class Attention(nn.Module):
         mask: jax.Array | None,
         causal: bool = False,
         other: jax.Array | None = None,
+        lengths: jax.Array | None = None,
     ) -> jax.Array:
-        """x (b, t, d), other (b, s, d); mask bool (b, 1, 1, s), True = look. Gives (b, t, d)."""
+        """x (b, t, d), other (b, s, d) -> (b, t, d).
+
+        mask bool (b, 1, 1, s), True = look; lengths int32 (b,): keys to look at, the first ones.
+        """
         source = x if other is None else other
+        if mask is not None and self.implementation == "cudnn":  # it takes none that is broadcast
+            mask = jnp.broadcast_to(mask, (*mask.shape[:2], x.shape[1], mask.shape[3]))
 
         def heads(name: str, y: jax.Array) -> jax.Array:
             return ToHeads(self.heads, self.start.qkv, self.dtype, name=name)(y)
 
-        x = jax.nn.dot_product_attention(
-            heads("q", x),
-            heads("k", source),
-            heads("v", source),
-            mask=mask,
+        kind = self.implementation
+        attend = functools.partial(
+            jax.nn.dot_product_attention,
             is_causal=causal,
-            implementation=self.implementation,
-        )  # (b, t, h, k)
+            implementation="cudnn" if kind == "cudnn" else "xla",
+        )
+        if kind == "xla":  # else it keeps (b, h, t, s) twice, once in float32
+            attend = jax.checkpoint(attend, prevent_cse=False)
+        x = attend(
+            heads("q", x), heads("k", source), heads("v", source),
+            mask=mask, key_value_seq_lengths=lengths,
+        )  # (b, t, h, k)  # fmt: skip
         return FromHeads(self.start.out, self.dtype, name="out")(x)  # (b, t, d)
 
 
@@ -197,7 +212,9 @@ class Block(nn.Module):
     attention: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None, lengths: jax.Array | None
+    ) -> tuple[jax.Array, None]:
         """(b, t, d) -> (b, t, d); the None is the scan's per-layer output."""
 
         def scaled(y: jax.Array, name: str) -> jax.Array:  # Touvron et al. 2021, CaiT
@@ -209,7 +226,7 @@ class Block(nn.Module):
         x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
         y = layer_norm(self.ln_eps, self.dtype, "ln1")(x)
         attn = Attention(self.heads, self.start, self.dtype, self.attention, name="attn")
-        y = attn(y, mask, self.causal)
+        y = attn(y, mask, self.causal, lengths=lengths)
         x = x + scaled(y, "ls1")
         y = layer_norm(self.ln_eps, self.dtype, "ln2")(x)
         y = Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
@@ -248,6 +265,10 @@ def project(kind: str, embed_dim: int, kernel_init: Initializer, dtype: Any, x: 
     return head(x)  # (b, e)
 
 
-def layer_norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
-    """Layer norm with scale and bias; statistics in float32 whatever `dtype` is."""
-    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+def layer_norm(eps: float, dtype: Any, name: str) -> nn.Module:
+    """Layer norm with scale and bias; statistics in float32 whatever `dtype` is.
+
+    The backward pass computes it again from its input, else it keeps three float32 copies of it.
+    """
+    norm: Any = nn.remat(nn.LayerNorm, prevent_cse=False)
+    return norm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

@@ -56,7 +56,7 @@ class TextTransformer(nn.Module):
         x = x + posemb[None, : ids.shape[1]].astype(self.dtype)
         real = ids != cfg.pad_id  # (b, t)
         mask = real[:, None, None, :] if cfg.mask_pads else None
-        x, _ = blocks(
+        x = blocks(
             layers=cfg.layers,
             heads=cfg.heads,
             mlp_dim=cfg.mlp_dim,

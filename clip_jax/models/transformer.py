@@ -6,9 +6,11 @@ full keeps only each block's input (about one more forward pass), offload moves 
 to the host's memory and back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from clip_jax.models.layers import Block, BlockInit
@@ -35,8 +37,8 @@ def blocks(
     attention: str,
     remat: str,
     unroll: int,
-) -> nn.Module:
-    """A module (x (b, t, d), mask (b, 1, 1, s) or None) -> ((b, t, d), None)."""
+) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
+    """The stack as a function of x (b, t, d) and mask (b, 1, 1, s) or None, to (b, t, d)."""
     block: Any = Block
     if remat != "none":
         block = nn.remat(Block, policy=REMAT[remat], prevent_cse=False)
@@ -48,7 +50,7 @@ def blocks(
         length=layers,
         unroll=unroll,
     )
-    return stacked(
+    stack = stacked(
         heads,
         mlp_dim,
         activation,
@@ -60,3 +62,17 @@ def blocks(
         attention,
         name="blocks",
     )
+
+    def run(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+        b, t, _ = x.shape
+        if attention != "cudnn" or t % 2 == 0:
+            return stack(x, mask, None)[0]
+        # JAX takes an even number of tokens only to train with NVIDIA's kernel: one more, that no
+        # other looks at
+        x = jnp.pad(x, ((0, 0), (0, 1), (0, 0)))
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        hidden = mask is None and not causal
+        return stack(x, mask, jnp.full((b,), t, jnp.int32) if hidden else None)[0][:, :t]
+
+    return run

@@ -92,7 +92,7 @@ class ViT(nn.Module):
             x = jnp.concatenate([x[:, :first], _prepend(registers, x[:, first:])], axis=1)
         if cfg.ln_pre:
             x = layers.layer_norm(cfg.ln_eps, self.dtype, "ln_pre")(x)
-        x, _ = blocks(
+        x = blocks(
             layers=cfg.layers,
             heads=cfg.heads,
             mlp_dim=cfg.mlp_dim,

@@ -16,6 +16,8 @@ from clip_jax.errors import UserError, near
 PRESETS: dict[str, dict[str, str]] = {
     # Matrix products by Eigen instead of YNNPACK, which is the default since jaxlib 0.10.
     "cpu_eigen": {"xla_cpu_experimental_ynn_fusion_type": ""},
+    # No kernels that add in another order each time, none chosen by a race of their speeds.
+    "gpu_deterministic": {"xla_gpu_deterministic_ops": "True"},
     # Collectives beside compute; from MaxText's benchmarks/xla_flags_library.py.
     "tpu_overlap": {
         "xla_tpu_enable_latency_hiding_scheduler": "true",

@@ -58,8 +58,14 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
     """The program of `cfg` on `mesh`; `steps_before` are those of earlier stages.
 
     Raises:
-        UserError: the batch does not divide over the mesh.
+        UserError: the batch does not divide over the mesh, or its devices lack the attention.
     """
+    platform = mesh.devices.flat[0].platform
+    if cfg.model.attention == "cudnn" and platform != "gpu":
+        raise UserError(
+            "config.model.attention: 'cudnn' needs NVIDIA GPUs, for training as for planning "
+            f"(these devices are of the platform {platform}); set it to xla"
+        )
     check_batch(cfg.batch_size, cfg.num_microbatches, num_batch_shards(mesh))
     model = dual.build(cfg.model, cfg.augment)
     params, stats = jax.eval_shape(model.init, jax.random.key(0))
@@ -106,7 +112,7 @@ def model_flops(cfg: Config) -> float:
         cfg,
         num_microbatches=1,
         mesh=MeshConfig(data=1),
-        model=dataclasses.replace(cfg.model, remat="none"),
+        model=dataclasses.replace(cfg.model, remat="none", attention="kept"),
         loss=dataclasses.replace(cfg.loss, kind=kind),
     )
     one = make_mesh(plain.mesh, jax.devices()[:1])

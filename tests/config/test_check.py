@@ -64,6 +64,8 @@ def test_a_good_config_has_no_findings():
         ("model.text.pool", "argmax"),
         ("model.dtype", "float16"),
         ("model.remat", "some"),
+        ("model.attention", "flash"),
+        ("model.attention", "cudnn"),  # the dtype is float32
         ("tokenizer.clean", "upper"),
         ("data.train.paths", ()),
         ("data.test.paths", ()),

@@ -1,6 +1,8 @@
 """clip_jax.load of runs: a certain step, and a ResNet's running statistics all the way."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -59,3 +61,18 @@ def test_a_certain_step(run):
         clip_jax.load(run, step=5)
     with pytest.raises(UserError, match="a run has its own config"):
         clip_jax.load(run, config="ViT-B-32")
+
+
+@pytest.mark.slow
+def test_a_run_with_the_attention_of_gpus_is_loaded_where_there_is_none(run, tmp_path):
+    there = tmp_path / "run"
+    shutil.copytree(run, there)
+    stored = json.loads((there / "config.json").read_text())
+    stored["model"] |= {"attention": "cudnn", "dtype": "bfloat16"}
+    (there / "config.json").write_text(json.dumps(stored))
+    images = [np.zeros((32, 32, 3), np.uint8)]
+    model = clip_jax.load(there)
+    assert model.config.model.attention == "xla"
+    np.testing.assert_allclose(
+        model.embed_images(images), clip_jax.load(run).embed_images(images), atol=0.03
+    )

@@ -16,7 +16,7 @@ def lowered():
 
 
 @pytest.mark.parametrize("preset", ["", *(p for p in compiler.PRESETS if p.startswith("cpu"))])
-def test_the_cpu_presets_compile(preset):
+def test_presets_of_the_cpu_and_of_gpus_compile(preset):
     run = compiler.compiled(lowered(), CompileConfig(preset=preset))
     assert float(run(jnp.ones((256, 256)))[0, 0]) == 256.0
 
