@@ -27,9 +27,9 @@ def _operators() -> Any:
     """The names torchvision asks for beside the CPU build of torch, where its library fails."""
     torch: Any = importlib.import_module("torch")
     spec = importlib.util.find_spec("torchvision")
-    with contextlib.suppress(OSError):
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            torch.ops.load_library(os.path.join(folder, "_C.so"))
+    if spec and spec.submodule_search_locations:
+        with contextlib.suppress(OSError):
+            torch.ops.load_library(os.path.join(spec.submodule_search_locations[0], "_C.so"))
             return None
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
@@ -66,8 +66,8 @@ def apart(make: Callable[..., Callable[..., Any]], *args: Any) -> Callable[..., 
             raise ImportError(value)
         return value
 
-    def run(*args: Any) -> Any:
-        here.send(args)
+    def run(*given: Any) -> Any:
+        here.send(given)
         return received()
 
     received()

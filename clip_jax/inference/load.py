@@ -73,7 +73,7 @@ def load(
 def _random(source: str, config: ModelConfig | str | None, mesh: Mesh) -> Model:
     if source or config is None:
         raise UserError("init: 'random' needs a config, such as ViT-B-32, and no source")
-    cfg = read.preset(config) if isinstance(config, str) else config
+    cfg = _anywhere(read.preset(config) if isinstance(config, str) else config)
     model = dual.build(cfg)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     make = jax.jit(model.init, out_shardings=shardings(shapes, mesh))

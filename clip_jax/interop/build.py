@@ -39,7 +39,8 @@ def build(foreign: Foreign, mesh: Mesh) -> tuple[dict[str, Any], dict[str, Any]]
 
 def model_shapes(cfg: ModelConfig) -> dict[str, Any]:
     """{path: shape and dtype} of parameters ("image/...") and stats ("image/bn1/mean")."""
-    params, stats = jax.eval_shape(dual.build(cfg).init, jax.random.key(0))
+    plain = dataclasses.replace(cfg, attention="xla")  # the same shapes, without a GPU too
+    params, stats = jax.eval_shape(dual.build(plain).init, jax.random.key(0))
     return {**table.leaves(params), **table.leaves(stats)}
 
 

@@ -132,13 +132,15 @@ class Attention(nn.Module):
     """Multi-head attention with biases: of x to itself, or to `other`.
 
     implementation: "xla" computes the scores again in the backward pass, as "cudnn" does; "kept"
-    does not, for counts of FLOPs.
+        does not: where all of a block is computed again, and for counts of FLOPs.
+    in_loop: forward and backward pass are loops, between which XLA does not look for the same.
     """
 
     heads: int
     start: BlockInit
     dtype: Any
-    implementation: Any = "xla"
+    implementation: str = "kept"
+    in_loop: bool = True
 
     @nn.compact
     def __call__(
@@ -154,7 +156,7 @@ class Attention(nn.Module):
         mask bool (b, 1, 1, s), True = look; lengths int32 (b,): keys to look at, the first ones.
         """
         source = x if other is None else other
-        if mask is not None and self.implementation == "cudnn":  # it takes none that is broadcast
+        if mask is not None and self.implementation == "cudnn":  # no mask for all queries
             mask = jnp.broadcast_to(mask, (*mask.shape[:2], x.shape[1], mask.shape[3]))
 
         def heads(name: str, y: jax.Array) -> jax.Array:
@@ -167,7 +169,7 @@ class Attention(nn.Module):
             implementation="cudnn" if kind == "cudnn" else "xla",
         )
         if kind == "xla":  # else it keeps (b, h, t, s) twice, once in float32
-            attend = jax.checkpoint(attend, prevent_cse=False)
+            attend = jax.checkpoint(attend, prevent_cse=not self.in_loop)
         x = attend(
             heads("q", x), heads("k", source), heads("v", source),
             mask=mask, key_value_seq_lengths=lengths,
@@ -199,7 +201,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block."""
+    """Pre-norm residual block.
+
+    again: the backward pass computes layer norms again from their input, else it keeps three
+        float32 copies of it.
+    """
 
     heads: int
     mlp_dim: int
@@ -210,6 +216,8 @@ class Block(nn.Module):
     start: BlockInit
     dtype: Any
     attention: str
+    again: bool
+    in_loop: bool
 
     @nn.compact
     def __call__(
@@ -224,11 +232,16 @@ class Block(nn.Module):
             return y * scale[None, None].astype(self.dtype)
 
         x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
-        y = layer_norm(self.ln_eps, self.dtype, "ln1")(x)
-        attn = Attention(self.heads, self.start, self.dtype, self.attention, name="attn")
+        norm: Any = nn.LayerNorm
+        if self.again:
+            norm = nn.remat(norm, prevent_cse=not self.in_loop)
+        y = layer_norm(self.ln_eps, self.dtype, "ln1", norm)(x)
+        attn = Attention(
+            self.heads, self.start, self.dtype, self.attention, self.in_loop, name="attn"
+        )
         y = attn(y, mask, self.causal, lengths=lengths)
         x = x + scaled(y, "ls1")
-        y = layer_norm(self.ln_eps, self.dtype, "ln2")(x)
+        y = layer_norm(self.ln_eps, self.dtype, "ln2", norm)(x)
         y = Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
         return x + scaled(y, "ls2"), None
 
@@ -265,10 +278,6 @@ def project(kind: str, embed_dim: int, kernel_init: Initializer, dtype: Any, x: 
     return head(x)  # (b, e)
 
 
-def layer_norm(eps: float, dtype: Any, name: str) -> nn.Module:
-    """Layer norm with scale and bias; statistics in float32 whatever `dtype` is.
-
-    The backward pass computes it again from its input, else it keeps three float32 copies of it.
-    """
-    norm: Any = nn.remat(nn.LayerNorm, prevent_cse=False)
+def layer_norm(eps: float, dtype: Any, name: str, norm: Any = nn.LayerNorm) -> nn.LayerNorm:
+    """Layer norm with scale and bias; statistics in float32 whatever `dtype` is."""
     return norm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

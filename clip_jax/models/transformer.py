@@ -1,9 +1,9 @@
 """The stack of blocks, under one name (`blocks`, leading layer dim) whatever the speed knobs are.
 
 Letters: b batch, t tokens, s key/value tokens, d width, l layers.
-`remat` trades memory for compute: none keeps all activations, dots keeps matmul results,
-full keeps only each block's input (about one more forward pass), offload moves what dots keeps
-to the host's memory and back.
+`remat` trades memory for compute: none keeps activations, but computes scores of attention and
+layer norms again; dots keeps matmul results; full keeps only each block's input (about one more
+forward pass); offload moves what dots keeps to the host's memory and back.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,10 @@ def blocks(
 ) -> Callable[[jax.Array, jax.Array | None], jax.Array]:
     """The stack as a function of x (b, t, d) and mask (b, 1, 1, s) or None, to (b, t, d)."""
     block: Any = Block
+    in_loop = unroll < layers
     if remat != "none":
-        block = nn.remat(Block, policy=REMAT[remat], prevent_cse=False)
+        block = nn.remat(Block, policy=REMAT[remat], prevent_cse=not in_loop)
+    within = "kept" if remat != "none" and attention == "xla" else attention  # not twice again
     stacked: Any = nn.scan(
         block,
         variable_axes={"params": 0},
@@ -59,7 +61,9 @@ def blocks(
         layer_scale,
         start,
         dtype,
-        attention,
+        within,
+        remat == "none" and attention != "kept",
+        in_loop,
         name="blocks",
     )
 

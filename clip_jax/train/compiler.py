@@ -2,7 +2,7 @@
 
 The default is none: an option can change speed, memory and the last digits of a loss, so each
 preset says what it is for and where its names come from. tests/train/test_compiler.py compiles
-with those of the CPU; `clip_jax plan` with those of TPUs.
+with those of the CPU and of GPUs; `clip_jax plan` with those of TPUs.
 """
 
 import os

@@ -156,12 +156,16 @@ def trial(name):
 
 
 def kind(name):
-    """What two trials of a recipe share if they differ by numbers of the optimizer alone."""
+    """What two trials of a recipe share if they differ by a few numbers of the optimizer alone."""
     cfg = trial(name)
     numbers = {"learning_rate": 0.0, "weight_decay": 0.0, "b1": 0.0, "b2": 0.0, "eps": 0.0}
     optim = dataclasses.replace(cfg.optim, **numbers, warmup_steps=0)
-    fields = [[change.partition("=")[0] for change in stage.changes] for stage in cfg.stages]
-    return repr((name.partition(":")[0], cfg.model, cfg.loss, cfg.augment, optim, fields))
+    return repr((name.partition(":")[0], dataclasses.replace(cfg, name="", optim=optim)))
+
+
+SAME = {  # their trials are those of the first variant
+    "openai:ViT-L-14", "openclip:h14-2b", "openclip:g14-2b", "datacomp:xlarge", "siglip:so400m",
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -171,9 +175,8 @@ def test_each_recipe_runs_tiny(tmp_path):
     from clip_jax.metrics.writers import read_metrics
 
     folder = tiny.write_folder(tmp_path / "pairs")
-    names = list({kind(name): name for name in reversed(ALL)}.values())
-    assert {x.partition(":")[0] for x in names} == {x.partition(":")[0] for x in ALL}
-    assert len(names) >= 13
+    names = {kind(name): name for name in reversed(ALL)}.values()
+    assert set(ALL) - set(names) == SAME
     for name in names:
         cfg = trial(name)
         split = dataclasses.replace(cfg.data.train, kind="folder", paths=(str(folder),))

@@ -12,6 +12,7 @@ import clip_jax
 import tiny
 from clip_jax.config.schema import CheckpointConfig, ImageConfig, TokenizerConfig
 from clip_jax.errors import UserError
+from clip_jax.interop.build import model_shapes
 from clip_jax.interop.table import leaves
 
 RESNET = ImageConfig(kind="resnet", size=32, width=4, stages=(1, 1, 1, 1), heads=4)
@@ -73,6 +74,7 @@ def test_a_run_with_the_attention_of_gpus_is_loaded_where_there_is_none(run, tmp
     images = [np.zeros((32, 32, 3), np.uint8)]
     model = clip_jax.load(there)
     assert model.config.model.attention == "xla"
+    model_shapes(dataclasses.replace(model.config.model, attention="cudnn"))  # for config.init
     np.testing.assert_allclose(
         model.embed_images(images), clip_jax.load(run).embed_images(images), atol=0.03
     )

@@ -119,6 +119,10 @@ def test_recomputation_is_counted_but_is_no_work_of_the_model(tmp_path):
         for t, side in (((image.size // image.patch) ** 2, image), (text.context, text))
     )
     assert analytic.measure(cfg, one)[0].flops == plain + scores
+    kept = dataclasses.replace(full.model, attention="kept")
+    assert analytic.measure(dataclasses.replace(full, model=kept), one)[0].flops == (
+        analytic.measure(full, one)[0].flops  # scores are computed again once, not twice
+    )
     for more in (full, parts):
         assert 1.2 < analytic.measure(more, one)[0].flops / plain < 1.4
 

@@ -15,7 +15,7 @@ def lowered():
     return jax.jit(lambda x: x @ x).lower(jnp.ones((256, 256)))
 
 
-@pytest.mark.parametrize("preset", ["", *(p for p in compiler.PRESETS if p.startswith("cpu"))])
+@pytest.mark.parametrize("preset", ["", *(p for p in compiler.PRESETS if p[:3] in ("cpu", "gpu"))])
 def test_presets_of_the_cpu_and_of_gpus_compile(preset):
     run = compiler.compiled(lowered(), CompileConfig(preset=preset))
     assert float(run(jnp.ones((256, 256)))[0, 0]) == 256.0
