@@ -1,4 +1,4 @@
-"""The transformer block: attention, MLP, layer norm, attention pooling; how weights start.
+"""The transformer block: attention, MLP, attention pooling; how weights start.
 
 Letters: b batch, t tokens, s key/value tokens, d width, h heads, k head dim, f mlp hidden.
 Cost of a block: 8 b t d² + 4 b t² d + 4 b t d f multiply-adds, halved.
@@ -13,7 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.experimental.layout import Layout, with_layout_constraint
 
+from clip_jax.models.norm import LayerNorm
 from clip_jax.sharding.mesh import constrain
 
 Initializer = Callable[..., jax.Array]
@@ -201,11 +203,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm residual block.
-
-    again: the backward pass computes layer norms again from their input, else it keeps three
-        float32 copies of it.
-    """
+    """Pre-norm residual block."""
 
     heads: int
     mlp_dim: int
@@ -216,7 +214,6 @@ class Block(nn.Module):
     start: BlockInit
     dtype: Any
     attention: str
-    again: bool
     in_loop: bool
 
     @nn.compact
@@ -231,17 +228,16 @@ class Block(nn.Module):
             scale = self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],))
             return y * scale[None, None].astype(self.dtype)
 
+        if not self.in_loop:  # else XLA for GPUs keeps x transposed, at a cost in every layer
+            x = with_layout_constraint(x, Layout((0, 1, 2)))
         x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
-        norm: Any = nn.LayerNorm
-        if self.again:
-            norm = nn.remat(norm, prevent_cse=not self.in_loop)
-        y = layer_norm(self.ln_eps, self.dtype, "ln1", norm)(x)
+        y = LayerNorm(self.ln_eps, self.dtype, name="ln1")(x)
         attn = Attention(
             self.heads, self.start, self.dtype, self.attention, self.in_loop, name="attn"
         )
         y = attn(y, mask, self.causal, lengths=lengths)
         x = x + scaled(y, "ls1")
-        y = layer_norm(self.ln_eps, self.dtype, "ln2", norm)(x)
+        y = LayerNorm(self.ln_eps, self.dtype, name="ln2")(x)
         y = Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
         return x + scaled(y, "ls2"), None
 
@@ -263,7 +259,7 @@ class AttentionPool(nn.Module):
         probe = self.param("probe", uniform((6 / (1 + d)) ** 0.5), (d,))
         probe = jnp.broadcast_to(probe.astype(self.dtype), (b, 1, d))
         y = Attention(self.heads, self.start, self.dtype, name="attn")(probe, mask, other=x)
-        z = layer_norm(self.ln_eps, self.dtype, "ln")(y)
+        z = LayerNorm(self.ln_eps, self.dtype, name="ln")(y)
         y = y + Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(z)
         return y[:, 0]
 
@@ -276,8 +272,3 @@ def project(kind: str, embed_dim: int, kernel_init: Initializer, dtype: Any, x: 
         embed_dim, use_bias=kind == "bias", kernel_init=kernel_init, dtype=dtype, name="head"
     )
     return head(x)  # (b, e)
-
-
-def layer_norm(eps: float, dtype: Any, name: str, norm: Any = nn.LayerNorm) -> nn.LayerNorm:
-    """Layer norm with scale and bias; statistics in float32 whatever `dtype` is."""
-    return norm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

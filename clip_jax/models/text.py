@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from clip_jax.config.schema import TextConfig
 from clip_jax.models import layers
+from clip_jax.models.norm import LayerNorm
 from clip_jax.models.transformer import blocks
 
 
@@ -72,7 +73,7 @@ class TextTransformer(nn.Module):
         )(x, mask)
         if self.sequence == "raw":
             return x
-        x = layers.layer_norm(cfg.ln_eps, self.dtype, "ln_post")(x)
+        x = LayerNorm(cfg.ln_eps, self.dtype, name="ln_post")(x)
         if self.sequence:
             return x
         if cfg.pool == "map":

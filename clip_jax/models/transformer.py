@@ -1,8 +1,8 @@
 """The stack of blocks, under one name (`blocks`, leading layer dim) whatever the speed knobs are.
 
 Letters: b batch, t tokens, s key/value tokens, d width, l layers.
-`remat` trades memory for compute: none keeps activations, but computes scores of attention and
-layer norms again; dots keeps matmul results; full keeps only each block's input (about one more
+`remat` trades memory for compute: none keeps activations, but computes scores of attention again;
+dots keeps matmul results; full keeps only each block's input (about one more
 forward pass); offload moves what dots keeps to the host's memory and back.
 """
 
@@ -62,7 +62,6 @@ def blocks(
         start,
         dtype,
         within,
-        remat == "none" and attention != "kept",
         in_loop,
         name="blocks",
     )

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from clip_jax.config.schema import ImageConfig
 from clip_jax.models import layers, posemb
+from clip_jax.models.norm import LayerNorm
 from clip_jax.models.transformer import blocks
 
 
@@ -91,7 +92,7 @@ class ViT(nn.Module):
             registers = self.param("registers", table, (cfg.registers, d))
             x = jnp.concatenate([x[:, :first], _prepend(registers, x[:, first:])], axis=1)
         if cfg.ln_pre:
-            x = layers.layer_norm(cfg.ln_eps, self.dtype, "ln_pre")(x)
+            x = LayerNorm(cfg.ln_eps, self.dtype, name="ln_pre")(x)
         x = blocks(
             layers=cfg.layers,
             heads=cfg.heads,
@@ -106,7 +107,7 @@ class ViT(nn.Module):
             remat=self.remat,
             unroll=self.unroll,
         )(x, None)
-        norm = layers.layer_norm(cfg.ln_eps, self.dtype, "ln_post")
+        norm = LayerNorm(cfg.ln_eps, self.dtype, name="ln_post")
         if cfg.pool == "cls":  # the norm acts on each token, so one is enough
             x = norm(x[:, 0])
         elif cfg.ln_post == "before":
