@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.experimental.layout import Layout, with_layout_constraint
 
 from clip_jax.models.norm import LayerNorm
 from clip_jax.sharding.mesh import constrain
@@ -228,8 +227,8 @@ class Block(nn.Module):
             scale = self.param(name, nn.initializers.constant(self.layer_scale), (y.shape[-1],))
             return y * scale[None, None].astype(self.dtype)
 
-        if not self.in_loop:  # else XLA for GPUs keeps x transposed, at a cost in every layer
-            x = with_layout_constraint(x, Layout((0, 1, 2)))
+        if self.attention == "cudnn" and not self.in_loop:
+            x = in_rows(x)
         x = constrain(x)  # else XLA follows the weights' sharding and gathers activations
         y = LayerNorm(self.ln_eps, self.dtype, name="ln1")(x)
         attn = Attention(
@@ -240,6 +239,17 @@ class Block(nn.Module):
         y = LayerNorm(self.ln_eps, self.dtype, name="ln2")(x)
         y = Mlp(self.mlp_dim, self.activation, self.start, self.dtype, name="mlp")(y)
         return x + scaled(y, "ls2"), None
+
+
+def in_rows(x: jax.Array) -> jax.Array:
+    """x (b, t, d), laid out in memory as it reads.
+
+    Where layers are written out, XLA for GPUs would keep the residual stream with the batch
+    innermost, and transpose it in every layer; a loop fixes the layout by itself. (JAX's
+    `with_layout_constraint` would gather x from all devices.)
+    """
+    b, t, d = x.shape
+    return jax.lax.optimization_barrier(x.reshape(b * t, d)).reshape(b, t, d)
 
 
 class AttentionPool(nn.Module):

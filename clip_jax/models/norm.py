@@ -32,10 +32,13 @@ class LayerNorm(nn.Module):
 def layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, dtype: Any
 ) -> jax.Array:
-    """Ba et al. 2016, as flax has it (without its fast variance); x (..., d), scale and bias (d,).
+    """Ba et al. 2016, as flax has it (without its fast variance).
 
-    What JAX derives keeps three float32 copies of x. This keeps x, which the residual stream keeps
-    anyway, and two numbers for a token; no forward-mode derivative (`jax.jvp`) of it exists.
+    x (..., d), scale and bias (d,) of one dtype.
+
+
+    What JAX derives keeps three float32 copies of x. This keeps x in its own dtype and two float32
+    numbers of a token; no forward-mode derivative (`jax.jvp`) of it exists.
     """
     return _forward(x, scale, bias, eps, dtype)[0]
 
@@ -62,7 +65,7 @@ def _backward(eps: float, dtype: Any, kept: Any, dy: jax.Array) -> Any:
     dx = (dunit - dmean - unit * along) * inverse
     tokens = range(x.ndim - 1)
     dscale, dbias = jnp.sum(dy * unit, axis=tuple(tokens)), jnp.sum(dy, axis=tuple(tokens))
-    return dx.astype(x.dtype), dscale, dbias
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
 
 
 def _to_rank(vector: jax.Array, rank: int) -> jax.Array:

@@ -58,7 +58,7 @@ def test_bfloat16_only_enters_and_leaves():
 
 def test_it_keeps_its_input_and_two_numbers_of_a_token():
     functions, params, x, _ = both(jnp.bfloat16)
-    kept = [a for a in jax.tree.leaves(jax.vjp(functions[0], params, x)[1]) if a.size >= x.shape[0]]
+    kept = jax.tree.leaves(jax.vjp(functions[0], params, x)[1])
     assert sorted((a.shape, a.dtype.name) for a in kept) == [
         ((3, 5), "float32"), ((3, 5), "float32"), ((3, 5, 24), "bfloat16"), ((24,), "float32"),
     ]  # fmt: skip

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
 
 import tiny
 from clip_jax.config.schema import MeshConfig
 from clip_jax.errors import UserError
 from clip_jax.models import dual
-from clip_jax.sharding.mesh import make_mesh
+from clip_jax.models.layers import image_init
+from clip_jax.models.transformer import blocks
+from clip_jax.sharding.mesh import batch_sharding, make_mesh
 from clip_jax.train import program
 
 LOOK = jax.nn.dot_product_attention
@@ -30,6 +34,19 @@ def as_cudnn(seen):
         )  # fmt: skip
 
     return attention
+
+
+def blocks_module(unroll):
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return blocks(
+                layers=3, heads=2, mlp_dim=64, activation="gelu", ln_eps=1e-5, causal=False,
+                layer_scale=0.0, start=image_init(32, 64), dtype=jnp.float32, attention="cudnn",
+                remat="none", unroll=unroll,
+            )(x, None)  # fmt: skip
+
+    return Stack()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +83,24 @@ def test_an_odd_number_of_tokens(patch, context, causal, pads, monkeypatch):
     assert other == pytest.approx(value, rel=1e-5)
     for one, two in zip(jax.tree.leaves(grads), jax.tree.leaves(others), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5 * max(1, np.abs(one).max()))
+
+
+@pytest.mark.parametrize("unroll", [1, 3])
+def test_devices_keep_their_part_of_the_batch(unroll, monkeypatch):
+    """Also where layers are written out, and x is told its layout."""
+    monkeypatch.setattr(jax.nn, "dot_product_attention", as_cudnn([]))
+    mesh = make_mesh(MeshConfig(data=8))
+    stack = blocks_module(unroll)
+    x = jax.ShapeDtypeStruct((16, 6, 32), jnp.float32, sharding=batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        params = jax.eval_shape(stack.init, jax.random.key(0), x)
+        whole = NamedSharding(mesh, PartitionSpec())
+        params = jax.tree.map(
+            lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=whole), params
+        )
+        total = lambda p, x: jnp.sum(stack.apply(p, x))  # noqa: E731
+        text = jax.jit(jax.grad(total)).lower(params, x).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
 
 
 def test_without_gpus_it_is_refused_in_a_line():
