@@ -56,6 +56,13 @@ def test_bfloat16_only_enters_and_leaves():
         assert grads[name].dtype == jnp.float32 and apart(grads[name], exact[name]) < HIGHEST
 
 
+def test_gradients_have_the_dtype_of_their_parameters():
+    functions, params, x, target = both(jnp.float32)
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+    grads = jax.vjp(functions[0], half, x)[1](target)[0]
+    assert {g.dtype.name for g in jax.tree.leaves(grads)} == {"bfloat16"}
+
+
 def test_it_keeps_its_input_and_two_numbers_of_a_token():
     functions, params, x, _ = both(jnp.bfloat16)
     kept = jax.tree.leaves(jax.vjp(functions[0], params, x)[1])
