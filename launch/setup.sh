@@ -112,7 +112,7 @@ install_torch() { # only a CPU build will do: the others bring gigabytes of CUDA
     exit 77
   fi
   install --no-deps torchvision==0.28.0 || explain
-  install pytest timm==1.0.31 transformers==5.23.0 || explain
+  install pytest pytest-xdist timm==1.0.31 transformers==5.23.0 || explain
 }
 
 if stands; then exit 0; fi

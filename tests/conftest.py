@@ -1,14 +1,18 @@
 """Every test: on the CPU, with eight devices, without silent rank promotion.
 
 Subprocesses inherit the environment, but see one device. Data sets that tests build are kept in
-`.cache/test-data` of the checkout, so only the first run pays for them.
+`.cache/test-data` of the checkout, so only the first run pays for them. CLIP_JAX_SLOW_SECONDS: no
+slow test begins later than so many seconds after the start.
 """
 
 import importlib.metadata
 import os
 import pathlib
+import time
 
 import pytest
+
+START = time.monotonic()
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -36,3 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in CORE and not item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.core)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures are made
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves out a slow test for which there is no time."""
+    seconds = float(os.environ.get("CLIP_JAX_SLOW_SECONDS") or "inf")
+    if item.get_closest_marker("slow") and time.monotonic() - START > seconds:
+        pytest.skip(f"no slow test begins after {seconds:g} s (CLIP_JAX_SLOW_SECONDS)")
