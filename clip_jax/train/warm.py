@@ -26,6 +26,8 @@ def check(cfg: Config) -> None:
     Raises:
         UserError: nothing usable lies there, or it has another model or other parameters.
     """
+    if not cfg.init:
+        return
     here = build.model_shapes(cfg.model)
     for i, item in enumerate(cfg.init):
         where = f"config.init[{i}]"

@@ -12,6 +12,7 @@ from clip_jax.config.schema import MeshConfig
 from clip_jax.data.feed import put
 from clip_jax.interop.table import leaves
 from clip_jax.metrics.flops import count_jaxpr
+from clip_jax.models.dual import DualEncoder
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import path_of
 from clip_jax.train import program
@@ -131,6 +132,18 @@ def test_logit_scale_stays_in_its_range():
     optim = dataclasses.replace(CFG.optim, learning_rate=10.0, logit_scale_max=20.0)
     _, state, _ = train(dataclasses.replace(CFG, optim=optim), steps=4)
     assert 0.0 <= float(state.params["logit"]["scale"]) <= np.log(20.0) + 1e-6
+
+
+def test_the_first_state_is_traced_twice(monkeypatch):
+    """Once for shapes, once on the mesh: of a large model, each time takes seconds."""
+    calls, init = [], DualEncoder.init
+    monkeypatch.setattr(DualEncoder, "init", lambda *args: calls.append(1) or init(*args))
+    mesh = make_mesh(CFG.mesh)
+    prog = program.build(CFG, mesh)
+    assert len(calls) == 1
+    with jax.set_mesh(mesh):
+        init_state(prog.init, prog.abstract, CFG.seed)
+    assert len(calls) == 2
 
 
 def test_metrics_have_their_names():
