@@ -1,10 +1,11 @@
 """Every test: on the CPU, with eight devices, without silent rank promotion.
 
 Subprocesses inherit the environment, but see one device. Data sets that tests build are kept in
-`.cache/test-data` of the checkout, so only the first run pays for them. CLIP_JAX_SLOW_SECONDS: no
-slow test begins later than so many seconds after the start.
+`.cache/test-data` of the checkout, and compiled programs in `.cache/test-xla`, so only the first
+run pays for them. CLIP_JAX_TEST_SECONDS: no test begins later than so many seconds after the start.
 """
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -30,6 +31,14 @@ import jax  # noqa: E402  (reads the environment)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Not by the environment: subprocesses, which tests kill, would leave half-written entries.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "test-xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+# Tracing makes millions of objects: by default Python would look through all of JAX for each few.
+gc.freeze()
+gc.set_threshold(100_000, 20, 10)
+
 # Where another Python, with another JAX, numpy and flax, could change something.
 CORE = ("checkpoint", "data", "sharding")
 
@@ -43,8 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures are made
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leaves out a slow test for which there is no time."""
-    seconds = float(os.environ.get("CLIP_JAX_SLOW_SECONDS") or "inf")
-    if item.get_closest_marker("slow") and time.monotonic() - START > seconds:
-        pytest.skip(f"no slow test begins after {seconds:g} s (CLIP_JAX_SLOW_SECONDS)")
+def pytest_runtest_setup() -> None:
+    """Leaves out a test for which there is no time."""
+    seconds = float(os.environ.get("CLIP_JAX_TEST_SECONDS") or "inf")
+    if time.monotonic() - START > seconds:
+        pytest.skip(f"no test begins after {seconds:g} s (CLIP_JAX_TEST_SECONDS)")

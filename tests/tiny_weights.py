@@ -25,7 +25,7 @@ def config(name: str) -> ModelConfig:
 
 def model(cfg: ModelConfig) -> Model:
     """Random parameters; CLIP's tokenizer where the vocabulary is CLIP's."""
-    params, stats = jax.jit(dual.build(cfg).init)(jax.random.key(0))
+    params, stats = dual.build(cfg).init(jax.random.key(0))
     tokenizer, kind = missing("no tokenizer"), TokenizerConfig()
     if cfg.text.vocab_size == 49408:
         kind = TokenizerConfig("clip_bpe")

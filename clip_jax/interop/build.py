@@ -27,8 +27,7 @@ def build(foreign: Foreign, mesh: Mesh) -> tuple[dict[str, Any], dict[str, Any]]
         shapes = model_shapes(foreign.stored)
         stored = {p: x.shape for p, x in shapes.items()}
         table.check(foreign.tensors, table.expected(foreign.rules, stored), foreign.optional)
-        same = foreign.config == foreign.stored
-        final = shapes if same else model_shapes(foreign.config)
+        final = model_shapes(foreign.config)
         where = shardings(final, mesh)
         out = {}
         for path, leaf in table.read_leaves(foreign.rules, foreign.tensors, stored):

@@ -6,6 +6,7 @@ Stats: running statistics of the towers that have some, {"image": ...}; {} for t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -66,8 +67,9 @@ class DualEncoder:
         cfg = getattr(self.cfg, side)
         return resolve(cfg.kind, TOWERS, f"config.model.{side}.kind")(cfg, self.cfg)
 
+    @functools.partial(jax.jit, static_argnums=0)  # traced once per model, wherever it is wanted
     def init(self, rng: jax.Array) -> tuple[Params, Params]:
-        """Fresh float32 parameters and stats; jit it (or eval_shape it for shapes only)."""
+        """Fresh float32 parameters and stats; eval_shape it for shapes only."""
         image_rng, text_rng = jax.random.split(rng)
         pixels_ = jnp.zeros((1, *self.cfg.image.shape()))
         ids = jnp.zeros((1, self.cfg.text.context), jnp.int32)

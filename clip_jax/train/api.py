@@ -1,5 +1,6 @@
 """clip_jax.pretrain: a training run from Python, as `clip_jax train` does it."""
 
+import os
 from typing import Any
 
 from clip_jax.config.codec import from_dict
@@ -9,7 +10,7 @@ from clip_jax.data.sources import counter
 from clip_jax.train import loop
 
 
-def pretrain(config: Any, workdir: str, *, accept_changes: bool = False) -> None:
+def pretrain(config: Any, workdir: str | os.PathLike[str], *, accept_changes: bool = False) -> None:
     """Trains a CLIP and leaves everything in `workdir`; goes on where an earlier call stopped.
 
     Args:
@@ -20,6 +21,7 @@ def pretrain(config: Any, workdir: str, *, accept_changes: bool = False) -> None
     Raises:
         UserError: what you can mend, in one line.
     """
+    workdir = os.fspath(workdir)
     pairs = counter(workdir)
     if isinstance(config, str):
         config = load(config, pairs=pairs)

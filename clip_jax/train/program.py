@@ -68,8 +68,7 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
         )
     check_batch(cfg.batch_size, cfg.num_microbatches, num_batch_shards(mesh))
     model = dual.build(cfg.model, cfg.augment)
-    first = jax.jit(model.init)  # traced once for the three that need its shapes
-    params, stats = jax.eval_shape(first, jax.random.key(0))
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
     if stats and cfg.num_microbatches > 1:
         raise UserError(
             "config.num_microbatches: must be 1 for a tower with batch norm: its statistics are "
@@ -81,7 +80,7 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
     keep = moving(cfg.optim, params)
     decays = split(decay_mask(cfg.optim.decay, params), keep)[0]
     tx = make_optimizer(cfg.optim, split(params, keep)[0], decays)
-    init = make_init(first, tx, keep, cfg.optim.ema)
+    init = make_init(model.init, tx, keep, cfg.optim.ema)
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed,

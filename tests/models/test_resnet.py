@@ -68,7 +68,7 @@ def test_running_statistics_are_those_of_torch():
 
 def test_evaluation_uses_the_running_statistics_and_keeps_them():
     model = dual.build(CFG.model)
-    params, stats = jax.jit(model.init)(jax.random.key(0))
+    params, stats = model.init(jax.random.key(0))
     batch = {k: v for k, v in arrays(0).items() if k != "group"}
     z, new = jax.jit(lambda b: model.embed(params, stats, b, None))(batch)
     one, _ = jax.jit(lambda b: model.embed(params, stats, b, None))(

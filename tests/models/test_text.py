@@ -108,7 +108,7 @@ def test_a_sequence_is_what_the_blocks_leave(layer):
     cfg = tiny.model()
     text = dataclasses.replace(cfg.text, layers=3, causal=True, mask_pads=False)
     model = dual.build(dataclasses.replace(cfg, text=text))
-    params, _ = jax.jit(model.init)(jax.random.key(0))
+    params, _ = model.init(jax.random.key(0))
     ids = np.random.default_rng(0).integers(3, 300, (2, 8)).astype(np.int32)
     raw = np.asarray(model.text_sequence(params, ids, layer, final_norm=False))
     normed = np.asarray(model.text_sequence(params, ids, layer, final_norm=True))

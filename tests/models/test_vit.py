@@ -18,7 +18,7 @@ BASE = ImageConfig(size=16, patch=4, width=16, layers=2, heads=2, mlp_dim=32)
 def model(**changes):
     image = dataclasses.replace(BASE, **changes)
     built = dual.build(ModelConfig(image=image, text=TEXT, embed_dim=16))
-    params, stats = jax.jit(built.init)(jax.random.key(0))
+    params, stats = built.init(jax.random.key(0))
     return built, params, stats
 
 

@@ -46,7 +46,7 @@ def gradient(platform, dtype, attention="xla", precision="highest", loss="softma
     compute = losses.build(LossConfig(loss, chunk=chunk), mesh, 16)
     with jax.default_device(jax.devices("cpu")[0]):
         plain = dual.build(cfg().model, cfg().augment)
-        params, stats = jax.jit(plain.init)(jax.random.key(0))
+        params, stats = plain.init(jax.random.key(0))
         key = jax.random.key(5)
     place = functools.partial(jax.device_put, device=devices[0])
     with jax.set_mesh(mesh), jax.default_matmul_precision(precision):

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
-    clip_jax.pretrain(tiny.config(folder), str(workdir))
+    clip_jax.pretrain(tiny.config(folder), workdir)
     return workdir
 
 

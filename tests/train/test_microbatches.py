@@ -48,7 +48,7 @@ def gradient(kind, parts, shape, negatives=0):
     cfg, mesh = config(), make_mesh(MeshConfig(*shape))
     model = dual.build(cfg.model, cfg.augment)
     loss = losses.build(LossConfig(kind, chunk=3), mesh, B, negatives)
-    params, stats = jax.jit(model.init)(jax.random.key(0))
+    params, stats = model.init(jax.random.key(0))
     with jax.set_mesh(mesh):
         f = jax.jit(
             lambda p, batch: loss_and_grads(
@@ -97,7 +97,7 @@ def test_patches_are_dropped_by_sample():
     """Another key gives another gradient: the test above saw the dropout."""
     cfg, mesh = config(), make_mesh(MeshConfig(1, 1, 1))
     model = dual.build(cfg.model, cfg.augment)
-    params, _ = jax.jit(model.init)(jax.random.key(0))
+    params, _ = model.init(jax.random.key(0))
     batch = put(arrays(), mesh)
     embed = jax.jit(lambda rng: model.embed(params, {}, batch, rng)[0]["image"])
     one, two = embed(jax.random.key(1)), embed(jax.random.key(2))

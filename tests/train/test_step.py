@@ -136,14 +136,17 @@ def test_logit_scale_stays_in_its_range():
 
 def test_the_first_state_is_traced_twice(monkeypatch):
     """Once for shapes, once on the mesh: of a large model, each time takes seconds."""
-    calls, init = [], DualEncoder.init
-    monkeypatch.setattr(DualEncoder, "init", lambda *args: calls.append(1) or init(*args))
-    mesh = make_mesh(CFG.mesh)
-    prog = program.build(CFG, mesh)
-    assert len(calls) == 1
+    calls, tower = [], DualEncoder._tower
+    monkeypatch.setattr(DualEncoder, "_tower", lambda *a: calls.append(1) or tower(*a))
+    cfg = dataclasses.replace(CFG, model=dataclasses.replace(CFG.model, embed_dim=12))
+    mesh = make_mesh(cfg.mesh)
+    prog = program.build(cfg, mesh)
+    assert len(calls) == 2  # towers
     with jax.set_mesh(mesh):
-        init_state(prog.init, prog.abstract, CFG.seed)
-    assert len(calls) == 2
+        init_state(prog.init, prog.abstract, cfg.seed)
+    assert len(calls) == 4
+    program.build(cfg, mesh)
+    assert len(calls) == 4
 
 
 def test_metrics_have_their_names():
