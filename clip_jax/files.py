@@ -21,6 +21,12 @@ def is_remote(path: str) -> bool:
     return "://" in path and not path.startswith("file://")
 
 
+def resolved(path: str | os.PathLike[str]) -> str:
+    """A path as a user gives it, without `file://`, and with `~` for the home folder."""
+    path = os.fspath(path)
+    return path if is_remote(path) else os.path.expanduser(path.removeprefix("file://"))
+
+
 def join(path: str, *names: str) -> str:
     """Joins with '/', which every store understands."""
     return "/".join([path.rstrip("/"), *names])
@@ -155,23 +161,38 @@ def names(path: str) -> list[str]:
 # Lines that grow. Object stores cannot append, so a remote file is a folder of parts there.
 
 
-def append(path: str, data: bytes) -> None:
-    """Adds to the end: a local file grows, a remote one gets the next part `path.parts/NNNNNN`."""
+def append(path: str, data: bytes, part: int | None = None) -> int:
+    """Adds to the end: a local file grows, a remote one gets the next part `path.parts/NNNNNN`.
+
+    Args:
+        path: of the file.
+        data: to add.
+        part: what the call before returned; without it the parts are listed, which takes a request
+            for each thousand of them.
+    """
     if is_remote(path):
-        parts = names(path + ".parts")
-        number = int(parts[-1]) + 1 if parts else 0
+        number = _next_part(path) if part is None else part
         write_bytes(f"{path}.parts/{number:06d}", data)
-        return
+        return number + 1
     with user_errors(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(path, "ab") as f:
             f.write(data)
+    return 0
+
+
+def _next_part(path: str) -> int:
+    parts = names(path + ".parts")
+    return int(parts[-1]) + 1 if parts else 0
 
 
 def read_appended(path: str) -> bytes:
     """What was appended so far; empty if nothing was."""
     if is_remote(path):
-        return b"".join(read_bytes(f"{path}.parts/{n}") for n in names(path + ".parts"))
+        fs, p = _fs(path + ".parts")
+        parts = [f"{p}/{n}" for n in names(path + ".parts")]
+        found = fs.cat(parts) if parts else {}  # many at a time, where the store can
+        return b"".join(found[x] for x in parts)
     return read_bytes(path) if exists(path) else b""
 
 
@@ -181,6 +202,6 @@ def replace_appended(path: str, data: bytes) -> None:
         write_bytes(path, data)
         return
     old = names(path + ".parts")
-    write_bytes(f"{path}.parts/{int(old[-1]) + 1 if old else 0:06d}", data)
+    write_bytes(f"{path}.parts/{_next_part(path):06d}", data)
     for name in old:
         remove(f"{path}.parts/{name}")

@@ -48,6 +48,24 @@ def test_appending(root):
     assert files.read_appended(path) == b"0\nx\n"
 
 
+def test_a_caller_that_counts_the_parts_need_not_list_them(root, monkeypatch):
+    path = files.join(root, "metrics.jsonl")
+    files.append(path, b"0\n")
+    part = files.append(path, b"1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "names", None)
+        for i in range(2, 5):
+            part = files.append(path, b"%d\n" % i, part)
+    assert files.read_appended(path) == b"0\n1\n2\n3\n4\n"
+
+
+def test_a_path_as_a_user_gives_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.resolved("~/a") == files.resolved(tmp_path / "a") == str(tmp_path / "a")
+    assert files.resolved(f"file://{tmp_path}/a") == str(tmp_path / "a")
+    assert files.resolved("gs://b/~a") == "gs://b/~a"
+
+
 def test_names_of_nothing(root):
     assert files.names(files.join(root, "nowhere")) == []
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clip_jax.cli.use import Parser, at_least_one, load_model
 from clip_jax.errors import DONE, UserError, near
+from clip_jax.files import resolved
 
 if TYPE_CHECKING:
     from clip_jax.inference.embed import Summary
@@ -18,7 +19,7 @@ def parser() -> Parser:
     options.add_argument(
         "--data", action="append", required=True, help="tars ({00..09}, *) or folders; may repeat"
     )
-    options.add_argument("--out", required=True, help="folder or URL for the parts")
+    options.add_argument("--out", type=resolved, required=True, help="folder or URL for the parts")
     options.add_argument(
         "--kind",
         default="",

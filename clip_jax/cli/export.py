@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from clip_jax.cli.use import Parser, load_model
 from clip_jax.errors import DONE, UserError
+from clip_jax.files import resolved
 
 
 def parser() -> Parser:
@@ -11,7 +12,7 @@ def parser() -> Parser:
     out = Parser("export", "Write a model in the files of another program.")
     out.add_model()
     out.add_argument("--to", required=True, help="clip_jax, open_clip, hf, big_vision or diffusers")
-    out.add_argument("--out", required=True, help="a folder that does not exist yet")
+    out.add_argument("--out", type=resolved, required=True, help="a folder that does not exist yet")
     out.add_argument("--ema", action="store_true", help="the moving average that a run kept")
     out.add_argument("--start", default="", help="weights that a fine-tuning began with, to mix in")
     out.add_argument("--share", type=float, default=-1.0, help="of the end, 0..1, with --start")

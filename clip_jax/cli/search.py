@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clip_jax.cli.use import SOURCE, Parser, at_least_one, load_model
 from clip_jax.errors import DONE, UserError
+from clip_jax.files import resolved
 
 if TYPE_CHECKING:
     from clip_jax.inference.search import Hit
@@ -15,7 +16,7 @@ def parser() -> Parser:
     """The options."""
     options = Parser("search", "Find the images of `clip_jax embed` nearest to a text or picture.")
     options.add_model(f"{SOURCE}; the one that embedded")
-    options.add_argument("index", help="folder that `clip_jax embed` wrote")
+    options.add_argument("index", type=resolved, help="folder that `clip_jax embed` wrote")
     options.add_argument("--text", default="", help="what to look for, in words")
     options.add_argument("--image", default="", help="what to look for, a picture")
     options.add_argument("--top", type=at_least_one, default=12, help="how many to show")

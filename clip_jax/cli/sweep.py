@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from clip_jax.cli.use import Parser, at_least_one
 from clip_jax.errors import CHECK_FAILED, DONE, INTERRUPTED, RESTART, UserError
+from clip_jax.files import resolved
 
 
 def parser() -> Parser:
@@ -15,7 +16,9 @@ def parser() -> Parser:
         "options, --config.FIELD=VALUE, hold for every trial.",
     )
     out.add_argument("--config", required=True, help="a recipe with get_config and sweep(add)")
-    out.add_argument("--workdir", required=True, help="folder of the sweep: one run per trial")
+    out.add_argument(
+        "--workdir", type=resolved, required=True, help="folder of the sweep: one run per trial"
+    )
     out.add_argument(
         "--parallel",
         type=at_least_one,
@@ -61,11 +64,18 @@ def main(argv: Sequence[str]) -> int:
         return INTERRUPTED if stopped == signal.SIGINT else RESTART
     rows = results.rows(found, args.workdir)
     by = args.sort or results.default_sort(rows)
-    rows = results.ordered(rows, by)
+    mistake = None
+    try:
+        rows = results.ordered(rows, by)
+    except UserError as e:  # told last: hours of trials are in the table
+        mistake, by = e, results.default_sort(rows)
+        rows = results.ordered(rows, by)
     print(results.text(rows))
     paths = results.write(rows, args.workdir, found[0].cfg.name, by)
     print(f"results: {paths[0]}, {paths[1]}")
     failed = [name for name, status in statuses.items() if status != DONE]
     if failed:
         print(f"{len(failed)} of {len(found)} trials failed; the same command tries them again")
+    if mistake:
+        raise mistake
     return CHECK_FAILED if failed else DONE

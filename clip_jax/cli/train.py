@@ -6,6 +6,7 @@ from clip_jax.config.codec import describe
 from clip_jax.config.load import load, recipe_names
 from clip_jax.config.schema import Config
 from clip_jax.errors import DONE, UserError, near
+from clip_jax.files import resolved
 
 OPTIONS = {
     "--config": "recipe: a name, or a file with get_config(arg), with an optional :variant",
@@ -69,13 +70,20 @@ def main(argv: Sequence[str]) -> int:
     for name in ("--config", "--workdir"):
         if not own.get(name) and not (name == "--workdir" and "--dry_run" in own):
             raise UserError(f"{name}: is missing; {OPTIONS[name]}")
-    in_epochs: list[Config] = []
+    if "--workdir" in own:
+        own["--workdir"] = resolved(own["--workdir"])
+    in_epochs: list[Config] = []  # the data are counted below
 
-    def later(cfg: Config) -> int:  # a number that passes the checks; the data are counted below
+    def many(cfg: Config) -> int:
         in_epochs.append(cfg)
         return 10**9
 
-    cfg = load(own["--config"], overrides, pairs=later)
+    try:
+        cfg = load(own["--config"], overrides, pairs=many)
+    except UserError:  # unless it is right for an epoch of one step
+        if not in_epochs:
+            raise
+        cfg = load(own["--config"], overrides, pairs=lambda c: c.batch_size)
 
     from clip_jax.sharding import processes, start
 

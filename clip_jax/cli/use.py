@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from clip_jax.errors import UserError
+from clip_jax.files import resolved
 
 if TYPE_CHECKING:
     from clip_jax.inference.api import Model
@@ -22,7 +23,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_model(self, help: str = SOURCE) -> None:
         """The arguments that say which model."""
-        self.add_argument("source", help=help)
+        self.add_argument("source", type=resolved, help=help)
         self.add_argument(
             "--config", help="name of the model (ViT-B-32), for weights that come without one"
         )

@@ -72,6 +72,8 @@ def _positive(cfg: Config) -> Iterator[str]:
     for path, value in {
         "data.threads": cfg.data.threads,
         "data.limit": cfg.data.limit,
+        "tokenizer.train_captions": cfg.tokenizer.train_captions,
+        "loss.chunk": cfg.loss.chunk,
         "data.epoch_size": cfg.data.epoch_size,
         "optim.grad_clip": cfg.optim.grad_clip,
         "optim.weight_decay": cfg.optim.weight_decay,

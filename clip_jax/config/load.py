@@ -7,6 +7,7 @@ work on all.
 
 import contextlib
 import importlib.util
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,13 +55,13 @@ def load(
     return checked(cfg, needs_data=needs_data, pairs=pairs)
 
 
-def read_recipe(recipe: str) -> Any:
+def read_recipe(recipe: str | os.PathLike[str]) -> Any:
     """The fields of a recipe as a ConfigDict, to change and then give to `clip_jax.pretrain`.
 
     Args:
         recipe: name or path, with an optional `:argument`.
     """
-    path, _, arg = recipe.partition(":")
+    path, _, arg = os.fspath(recipe).partition(":")
     words = arg.split(",") if arg else []
     config = _call(_find(path), ",".join(w for w in words if w not in FOR_ALL))
     config = to_config_dict(from_dict(config))

@@ -24,7 +24,7 @@ def group_of(example: Example, caption: str, group_by: str) -> int:
         KeyError: the example has no such field.
     """
     value = caption if group_by == "caption" else example.fields[group_by]
-    return zlib.crc32(str(value).encode()) & 0x7FFFFFFF
+    return zlib.crc32(str(value).encode("utf-8", "surrogatepass")) & 0x7FFFFFFF
 
 
 def negatives_of(example: Example, fields: tuple[str, ...]) -> list[str]:

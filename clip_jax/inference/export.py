@@ -24,7 +24,7 @@ from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.codec import to_dict
 from clip_jax.config.stored import read_config, write_config
 from clip_jax.errors import UserError, near
-from clip_jax.files import is_remote, user_errors
+from clip_jax.files import is_remote, resolved, user_errors
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
 from clip_jax.interop import big_vision, hf, open_clip, open_clip_config
@@ -40,7 +40,14 @@ from clip_jax.tokenizers import is_missing
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def export(model: Model, to: str, out: str, *, dtype: str = "float32", scores: str = "") -> None:
+def export(
+    model: Model,
+    to: str,
+    out: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    scores: str = "",
+) -> None:
     """Writes `model` to the new folder `out`.
 
     Args:
@@ -53,6 +60,7 @@ def export(model: Model, to: str, out: str, *, dtype: str = "float32", scores: s
     Raises:
         UserError: `to` has no such model, or `out` cannot be written.
     """
+    out = resolved(out)
     check(to, out, dtype)
     out = os.path.abspath(out)
     temporary = f"{out}.tmp-{uuid.uuid4().hex[:8]}"

@@ -13,6 +13,7 @@ from clip_jax.config.presets import MODELS
 from clip_jax.config.schema import Config, MeshConfig, ModelConfig
 from clip_jax.config.stored import read_config
 from clip_jax.errors import UserError
+from clip_jax.files import resolved
 from clip_jax.inference.api import Model
 from clip_jax.interop import build, read
 from clip_jax.models import dual
@@ -50,7 +51,7 @@ def load(
     Raises:
         UserError: nothing usable lies there, or it contradicts `config`.
     """
-    source = os.fspath(source)
+    source = resolved(source)
     if init not in ("weights", "random"):
         raise UserError(f"init: must be 'weights' or 'random' (got {init!r})")
     devices = make_mesh(mesh or MeshConfig())

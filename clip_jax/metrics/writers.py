@@ -61,6 +61,7 @@ class JsonlWriter:
     def __init__(self, workdir: str, attempt: int):
         self._path = files.join(workdir, FILE)
         self._attempt = attempt
+        self._part: int | None = None  # of a remote file, see files.append
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Adds one line. Numbers may be numpy's. Raises UserError when the disk is full."""
@@ -68,7 +69,8 @@ class JsonlWriter:
         line["time"] = round(time.time(), 3)
         assert not line.keys() & values.keys(), f"{sorted(values)} hides a field of every line"
         line |= {k: _encode(v) for k, v in values.items()}
-        files.append(self._path, json.dumps(line, allow_nan=False).encode() + b"\n")
+        data = json.dumps(line, allow_nan=False).encode() + b"\n"
+        self._part = files.append(self._path, data, self._part)
 
     def close(self) -> None:
         """Nothing to do: every line is written already."""

@@ -6,6 +6,17 @@ from collections.abc import Sequence
 from clip_jax.sweep.run import command
 from clip_jax.sweep.trials import Trial
 
+SHELL = (
+    "#!/usr/bin/env bash",
+    "# One that fails does not stop the rest; Ctrl-C and SIGTERM do. Then the same script goes on.",
+    "failed=0",
+    "run() {",
+    '  "$@" && return',
+    "  local status=$?",
+    '  case $status in 42 | 130) exit "$status" ;; esac',
+    "  failed=3",
+    "}",
+)
 KINDS = ("shell", "slurm", "tpu_vm", "xpk")
 
 
@@ -17,9 +28,7 @@ def lines(kind: str, trials: Sequence[Trial], workdir: str) -> str:
     """
     commands = [shlex.join(["python", *command(t, workdir)]) for t in trials]
     if kind == "shell":
-        return "\n".join(
-            ["#!/usr/bin/env bash", "# One that fails does not stop the rest.", *commands]
-        )
+        return "\n".join([*SHELL, *(f"run {c}" for c in commands), 'exit "$failed"'])
     if kind in ("tpu_vm", "xpk"):
         flags = {t.name: shlex.join(command(t, workdir)[3:]) for t in trials}
         return "\n".join(["#!/usr/bin/env bash", "set -eu", *_each(kind, flags)])

@@ -62,12 +62,15 @@ def run(
     for group in groups:
         free.put(group)
     statuses: dict[str, int] = {}
-    waiting = [t for t in trials if not finished(t, workdir)]
+    # One that must overfit is asked again: its report does not tell whether it did.
+    waiting = [t for t in trials if t.cfg.overfit or not finished(t, workdir)]
     if done := len(trials) - len(waiting):
         say(f"{done} of {len(trials)} trials are finished")
     children = _Children()
 
     def one(i: int, trial: Trial) -> None:
+        if children.asked:
+            return
         group, log = free.get(), logs / f"{trial.name}.log"
         start, at = time.monotonic(), f"[{done + i}/{len(trials)}] {trial.name}"
         try:

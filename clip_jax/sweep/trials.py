@@ -14,6 +14,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from clip_jax.config.codec import to_dict
 from clip_jax.config.load import load, read_sweep
 from clip_jax.config.schema import Config
@@ -53,7 +55,7 @@ def expand(
     added: list[dict[str, Any]] = []
 
     def add(*groups: dict[str, Any], **fields: Any) -> None:
-        added.append({k: v for group in (*groups, fields) for k, v in group.items()})
+        added.append({k: plain(v) for group in (*groups, fields) for k, v in group.items()})
 
     read_sweep(recipe)(add)
     if not added:
@@ -67,6 +69,13 @@ def expand(
         flags = (f"--config={recipe}", *overrides, *fields)
         found.setdefault(name, Trial(name, changes, flags, cfg))
     return list(found.values())
+
+
+def plain(value: Any) -> Any:
+    """Python's own number for one of numpy's, whose repr the command line would not read."""
+    if isinstance(value, tuple | list):
+        return type(value)(plain(x) for x in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def option(path: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from clip_jax import files
 from clip_jax.config.codec import from_dict
 from clip_jax.config.load import checked, load
 from clip_jax.config.schema import Config
@@ -14,17 +15,18 @@ def pretrain(config: Any, workdir: str | os.PathLike[str], *, accept_changes: bo
     """Trains a CLIP and leaves everything in `workdir`; goes on where an earlier call stopped.
 
     Args:
-        config: a Config, a ConfigDict (or dict) of its fields, or the name of a recipe ("glyphs").
+        config: a Config, a ConfigDict (or dict) of its fields, or the name or
+            path of a recipe ("glyphs").
         workdir: folder or URL of the run.
         accept_changes: go on although optimizer, schedule or length changed.
 
     Raises:
         UserError: what you can mend, in one line.
     """
-    workdir = os.fspath(workdir)
+    workdir = files.resolved(workdir)
     pairs = counter(workdir)
-    if isinstance(config, str):
-        config = load(config, pairs=pairs)
+    if isinstance(config, str | os.PathLike):
+        config = load(os.fspath(config), pairs=pairs)
     elif not isinstance(config, Config):
         config = from_dict(config)
     loop.run(checked(config, pairs=pairs), workdir, accept_changes=accept_changes)

@@ -91,6 +91,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         positions = stages.starts(parts, [s.fingerprint for s in sources])
         if restored:
             stage, first, state = at(parts, restored.step), restored.step, _state(restored.items)
+            start.check_length(parts[-1].last, first)
             start.check_same_order(restored.manifest["order"], orders[stage.index])
             positions[stage.index] = restored.manifest["position"]
         else:
@@ -104,7 +105,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         processes.on_lead(lambda: describe(cfg, workdir, tokenizer))
         profile = processes.together(lambda: Profile(cfg.log.profile, workdir, line.say))
         stack.callback(profile.close)
-        writer = processes.on_lead(lambda: open_writer(cfg, workdir, first, line.say)) or NoWriter()
+        kept = first if restored else -1  # metrics of step 0 may be those of another start
+        writer = processes.on_lead(lambda: open_writer(cfg, workdir, kept, line.say)) or NoWriter()
         stack.callback(writer.close)
         ledger.started()
         began, skipped = first, 0
@@ -171,7 +173,7 @@ class Job:
         reported = time.monotonic()
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
             if self.evaluation_due(first) and not self.has_scores(first):
-                with self.ledger.spend("evaluation"):
+                with log.clock.paused(), self.ledger.spend("evaluation"):
                     self.evaluate(state, test, first)  # at the start, or killed after saving
                 watchdog.beat(first)
             for step in range(first + 1, end + 1):
@@ -334,18 +336,18 @@ def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:
     files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
 
 
-def open_writer(cfg: Config, workdir: str, first: int, say: Callable[[str], None]) -> Writer:
-    """Of the metrics from step `first` on; a finished run opens no tracker."""
-    if first < cfg.num_steps:
-        main = JsonlWriter(workdir, clear(workdir, first))
-        return with_trackers(main, cfg.log.writers, cfg, workdir, first, say)
-    return JsonlWriter(workdir, max(drop_after(workdir, first) - 1, 1))
+def open_writer(cfg: Config, workdir: str, kept: int, say: Callable[[str], None]) -> Writer:
+    """Of the metrics after step `kept`; -1: of all. A finished run opens no tracker."""
+    if kept < cfg.num_steps:
+        main = JsonlWriter(workdir, clear(workdir, kept))
+        return with_trackers(main, cfg.log.writers, cfg, workdir, max(kept, 0), say)
+    return JsonlWriter(workdir, max(drop_after(workdir, kept) - 1, 1))
 
 
-def clear(workdir: str, first: int) -> int:
-    """Removes what a longer or killed attempt left after step `first`; number of this one."""
+def clear(workdir: str, kept: int) -> int:
+    """Removes what a longer or killed attempt left after step `kept`; number of this one."""
     files.remove(files.join(workdir, "report.html"))
-    return drop_after(workdir, first)
+    return drop_after(workdir, kept)
 
 
 def _close(checkpoints: Checkpoints, kind: type[BaseException] | None, *error: object) -> None:

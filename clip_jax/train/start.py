@@ -61,6 +61,15 @@ def check_same_run(old: Config, new: Config, accept_changes: bool) -> list[str]:
     return [*lines["ask"], *lines["free"]]
 
 
+def check_length(num_steps: int, step: int) -> None:
+    """Raises a UserError if the checkpoint of `step` is of a longer run."""
+    if step > num_steps:
+        raise UserError(
+            f"config.num_steps: the checkpoint in --workdir is of step {step:,}, beyond "
+            f"{num_steps:,}; give at least {step:,}, or choose another --workdir"
+        )
+
+
 def _is_free(path: str) -> bool:
     return path.startswith(tuple(f"{p}." for p in FREE)) or path in (*FREE_FIELDS, *FREE)
 

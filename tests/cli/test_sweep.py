@@ -49,6 +49,8 @@ def test_trials_run_past_a_failure_and_are_skipped_when_finished(recipe, tmp_pat
     assert status == 3 and "2 of 3 trials are finished" in again
     status, table, _ = command.run(*args, "--table", "--sort=loss")
     assert status == 0 and table.splitlines()[0].startswith("trial")
+    status, table, err = command.run(*args, "--table", "--sort=los")
+    assert status == 2 and "did you mean 'loss'?" in err and table.startswith("trial")
 
 
 @pytest.mark.parametrize("kind", ["shell", "slurm"])
@@ -74,6 +76,16 @@ def test_printed_commands_are_those_of_train(recipe, kind, tmp_path):
     if kind == "slurm":
         assert "#SBATCH --array=0-2" in out and "#SBATCH --output=%x-%A_%a.log" in out
         assert lines[1] == "scontrol requeue 7_1" and done.returncode == 42
+
+
+@pytest.mark.parametrize(("ends_with", "ran", "status"), [(2, 3, 3), (130, 1, 130), (42, 1, 42)])
+def test_a_printed_shell_script_goes_on_past_failures_but_not_past_ctrl_c(
+    recipe, ends_with, ran, status
+):
+    _, out, _ = command.run("sweep", f"--config={recipe}", "--workdir=w", "--print=shell")
+    python = f"python() {{ echo ran; return {ends_with}; }}\n"
+    done = subprocess.run(["bash", "-c", python + out], capture_output=True, text=True)
+    assert (done.stdout.count("ran"), done.returncode) == (ran, status), done.stderr
 
 
 def test_printed_scripts_call_the_launchers_with_their_flags(recipe, tmp_path):

@@ -29,6 +29,8 @@ def test_a_good_config_has_no_findings():
         ("seed", 2**32),
         ("data.threads", -1),
         ("data.limit", -1),
+        ("tokenizer.train_captions", -1),
+        ("loss.chunk", -1),
         ("data.crop_ratio", ()),
         ("optim.learning_rate", float("nan")),
         ("optim.grad_clip", -1.0),

@@ -28,6 +28,7 @@ def test_groups_are_stable_and_fit_int32():
     assert len(numbers) == 1000 and all(0 <= n < 2**31 for n in numbers)
     assert group_of(EXAMPLE, "a", "label") == group_of(EXAMPLE, "b", "label")
     assert group_of(EXAMPLE, "cat", "caption") == group_of(EXAMPLE, "x", "name")
+    assert group_of(EXAMPLE, "half of an emoji \ud83d", "caption") >= 0
 
 
 def test_an_unknown_field():

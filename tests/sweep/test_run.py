@@ -1,5 +1,6 @@
 """Running trials: skipped when finished, past failures, stopped by signals, devices divided."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import tiny
 from clip_jax.errors import UserError
+from clip_jax.report.finished import MARK
 from clip_jax.sweep import run
 from clip_jax.sweep.trials import Trial
 
@@ -74,10 +76,21 @@ def test_a_signal_reaches_the_trial_and_starts_no_other(tmp_path):
 
     thread = threading.Thread(target=stop)
     thread.start()
-    statuses = run.run(trials, str(tmp_path), [{}], lambda _: None)
+    said = []
+    statuses = run.run(trials, str(tmp_path), [{}], said.append)
     thread.join()
     assert statuses == {"a": 42, "": signal.SIGTERM}
+    assert not any("b:" in text for text in said) and not (tmp_path / "b.log").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_one_that_must_overfit_is_asked_again(tmp_path):
+    """Its report is written before the verdict."""
+    must = dataclasses.replace(trial("a"), cfg=dataclasses.replace(tiny.config("x"), overfit=True))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "report.html").write_bytes(MARK)
+    again = dataclasses.replace(must, flags=("import sys; sys.exit(3)",))
+    assert run.run([again], str(tmp_path), [{}], lambda _: None) == {"a": 3}
 
 
 def test_devices_are_divided(monkeypatch):

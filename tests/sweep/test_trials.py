@@ -1,11 +1,12 @@
 """A recipe's sweep becomes trials."""
 
+import numpy as np
 import pytest
 
 import tiny
 from clip_jax.config.load import load
 from clip_jax.errors import UserError
-from clip_jax.sweep.trials import expand, option
+from clip_jax.sweep.trials import expand, option, plain
 
 pytestmark = pytest.mark.core
 RECIPE = """
@@ -79,4 +80,6 @@ def test_options():
     assert option("seed", 3) == "--config.seed=3"
     assert option("name", "a b") == "--config.name=a b"
     assert option("x", ("a", 1.5)) == "--config.x=('a', 1.5)"
+    assert option("x", plain(np.float64(1e-4))) == "--config.x=0.0001"
+    assert option("x", plain((np.int64(3), "a"))) == "--config.x=(3, 'a')"
     assert tiny  # the recipe above imports it

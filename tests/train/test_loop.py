@@ -299,11 +299,14 @@ def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
     cfg = tiny.config(folder, optim=optim, init=(InitConfig(str(finished)),))
     cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, start=True, ema=True))
     run = tmp_path / "run"
+    run.mkdir()  # with the score of another start, which was killed before its first checkpoint
+    (run / "metrics.jsonl").write_text('{"step": 0, "attempt": 1, "eval/colours/top1": 9.0}\n')
     clip_jax.pretrain(dataclasses.replace(cfg, num_steps=4), str(run), accept_changes=True)
     clip_jax.pretrain(cfg, str(run), accept_changes=True)
     assert f"start as in {finished}" in capsys.readouterr().out
     steps = [x["step"] for x in read_metrics(str(run)) if "eval/colours/top1" in x]
     assert steps[0] == 0 and steps[-1] == cfg.num_steps
+    assert max(x.get("eval/colours/top1", 0.0) for x in read_metrics(str(run))) <= 1.0
     start, end = clip_jax.load(finished), clip_jax.load(run)
     average = clip_jax.load(run, ema=True)
     for path, x in leaves(start.params).items():

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from clip_jax.config.schema import StageConfig
 from clip_jax.errors import UserError
-from clip_jax.train.start import check_same_run
+from clip_jax.train.start import check_length, check_same_run
 
 pytestmark = pytest.mark.core
 
@@ -68,3 +68,9 @@ def test_files_of_a_stage_may_move():
     assert len(lines) == 1 and lines[0].startswith("config.stages[0].changes: was")
     with pytest.raises(UserError, match="config.stages.0..changes"):
         check_same_run(old, staged("data.train.paths=here/0.tar", "model.image.size=32"), False)
+
+
+def test_a_run_is_not_shortened_below_its_checkpoint():
+    check_length(600, 600)
+    with pytest.raises(UserError, match="config.num_steps: the checkpoint .* is of step 1,000,"):
+        check_length(600, 1000)
