@@ -128,8 +128,6 @@ echo "Setting up $venv with Python $version (a few minutes the first time) ..."
 if [ "$kind" = parity ]; then install_torch; fi
 install setuptools || explain
 install --no-build-isolation -e ".[$extras]" || explain
-if [ "$kind" != base ]; then
-  install --no-deps open_clip_torch==3.3.0 || explain # the tokenizer tests read its merges file
-fi
+install --no-deps open_clip_torch==3.3.0 || explain # for its file of CLIP's merges
 if [ "$kind" = test ]; then stamp base >"$venv/stamp-base"; fi
 stamp "$kind" >"$venv/stamp-$kind"

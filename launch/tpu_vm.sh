@@ -142,7 +142,8 @@ case $verb in
 python3 -m pip install --quiet --user uv # brings a Python that is new enough
 PATH=$HOME/.local/bin:$PATH
 [ -x .venv/bin/python ] || uv venv --quiet --python 3.12 .venv
-uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[tpu,gcs]"'
+uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[tpu,gcs]"
+uv pip install --quiet --python .venv/bin/python --no-deps open_clip_torch==3.3.0' # CLIP's merges
     ;;
   train)
     case " ${flags[*]-} " in
