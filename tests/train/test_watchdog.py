@@ -62,7 +62,7 @@ sys.exit(__main__.main({args}))
 @pytest.mark.parametrize(("at_the_end", "after"), [(False, "the start"), (True, "the last step")])
 def test_an_evaluation_that_hangs(at_the_end, after, tmp_path):
     """Before the first step, and after the last; the checkpoint of the last is there."""
-    flags = ("--config.num_steps=3", "--config.eval.start=True", "--config.log.watchdog_seconds=6")
+    flags = ("--config.num_steps=3", "--config.eval.start=True", "--config.log.watchdog_seconds=20")
     args = command.train_args(tiny.write_folder(tmp_path / "pairs"), tmp_path / "run", *flags)
     done = subprocess.run(
         [sys.executable, "-c", HUNG.format(at_the_end=at_the_end, args=args)],
