@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import tarfile
+import time
 
 import pytest
 
@@ -132,9 +133,7 @@ def worker(cloud, command):
     if not home.exists():
         (home / "clip_jax" / ".venv" / "bin").mkdir(parents=True)
         python = home / "clip_jax" / ".venv" / "bin" / "python"
-        python.write_text(
-            "#!/usr/bin/env bash\nprintf '[%s]' \"$@\"; echo; exec sleep ${LAST:-0}\n"
-        )
+        python.write_text("#!/usr/bin/env bash\nprintf '[%s]' \"$@\"; echo; exec sleep 600\n")
         python.chmod(0o755)
     return subprocess.run(
         ["bash", "-c", command.removeprefix("--command=")],
@@ -150,6 +149,11 @@ def test_train_status_and_stop_on_a_worker(cloud):
     assert worker(cloud, status).stdout == "does not run\n"
     assert worker(cloud, train).returncode == 0
     assert worker(cloud, train).stdout == "it runs already\n"
+    log = cloud.here / "home" / "clip_jax" / "train.log"
+    for _ in range(600):  # it starts in the background
+        if log.exists() and log.read_text():
+            break
+        time.sleep(0.1)
     shown = worker(cloud, status).stdout.splitlines()
     words = ["-u", "launch/again.py", "--", *FLAGS]
     assert shown == ["runs", "".join(f"[{x}]" for x in words)]
