@@ -9,6 +9,7 @@ import time
 import uuid
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from clip_jax import files
 from clip_jax.checkpoint import lock
@@ -206,6 +207,21 @@ def dead(pid=2**22 + 1):  # above the largest pid
     return {"host": me.host, "pid": pid, "process_start": me.process_start}
 
 
+@pytest.fixture
+def atomic(monkeypatch):
+    """One call after the other, as buckets do: fsspec's memory looks first and makes then."""
+    once = threading.Lock()
+    for name in ("pipe_file", "cat_file", "rm_file"):
+        plain = getattr(MemoryFileSystem, name)
+
+        def alone(*args, plain=plain, **kwargs):
+            with once:
+                return plain(*args, **kwargs)
+
+        monkeypatch.setattr(MemoryFileSystem, name, alone)
+
+
+@pytest.mark.usefixtures("atomic")
 def test_one_of_many_takers_wins(workdir, monkeypatch):
     read = files.read_bytes
 
