@@ -203,5 +203,6 @@ def replace_appended(path: str, data: bytes) -> None:
         return
     old = names(path + ".parts")
     write_bytes(f"{path}.parts/{_next_part(path):06d}", data)
-    for name in old:
-        remove(f"{path}.parts/{name}")
+    fs, p = _fs(path + ".parts")
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm([f"{p}/{name}" for name in old])  # many at a time, where the store can

@@ -4,6 +4,8 @@
     clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_device=128
     clip_jax bench plans --recipes=openai:ViT-B-32,flip:l16 --topologies=v5e:16x16
 
+With --num_slices, so many slices of each topology, joined by the data-centre network.
+
 With a global batch: of the meshes, remat and numbers of micro-batches, fastest by shapes first, the
 first that the compiler finds room for. With --per_device: all devices on the axis data, remat full,
 and what a device sends; reductions are those of the gradients and of the loss. With --recipes: as
@@ -18,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clip_jax.config.chips import GIB, Topology, parse_topology
+from clip_jax.config.chips import GIB, Topology, joined, parse_topology
 from clip_jax.config.load import load
 from clip_jax.config.schema import Config, MeshConfig
 from clip_jax.config.stages import Stage, expand
@@ -32,7 +34,10 @@ if TYPE_CHECKING:  # jax comes with it, and reads the environment that main sets
 MODELS = ("ViT-B-16", "ViT-L-14", "ViT-bigG-14", "ViT-H-14", "ViT-SO400M-14-SigLIP")
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
 FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a device | s a step | MFU |"
-GROWTH = "| model | topology | chips | pairs | GiB a device | MiB sent, reductions | MiB sent |"
+GROWTH = (
+    "| model | topology | chips | pairs | GiB a device | MiB sent, reductions | MiB sent "
+    "| MiB to other slices |"
+)
 RUNS = "| recipe | stage | topology | batch | plan | s a step | steps | chip-hours |"
 
 
@@ -46,9 +51,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--topologies", type=names, default=TOPOLOGIES)
     parser.add_argument("--batch_size", type=int, default=32_768, help="pairs of all devices")
     parser.add_argument("--per_device", type=int, default=0, help="pairs of a device instead")
+    parser.add_argument("--num_slices", type=int, default=1, help="of each topology")
     parser.add_argument("--cache", default="", help="folder of compiled results")
     args = parser.parse_args(argv)
-    topologies = [parse_topology(t) for t in args.topologies]
+    topologies = [joined(parse_topology(t), args.num_slices) for t in args.topologies]
     for topology in topologies:
         if topology.is_gpu:
             raise UserError(
@@ -61,6 +67,7 @@ def main(argv: Sequence[str]) -> int:
     from clip_jax.planner import cache, search
 
     where = args.cache or cache.folder()
+    joint = f"--config.mesh.num_slices={args.num_slices}"
     head = RUNS if args.recipes else GROWTH if args.per_device else FITS
     print(head, "|---" * (head.count("|") - 1) + "|", sep="\n", flush=True)
 
@@ -70,13 +77,13 @@ def main(argv: Sequence[str]) -> int:
 
     for recipe in args.recipes:
         for topology in topologies:
-            for part in expand(load(recipe, (), needs_data=False)):
+            for part in expand(load(recipe, (joint,), needs_data=False)):
                 found = first_that_fits(part.cfg, topology, f"{recipe} {part.name}")
                 print(run_row(recipe, part, found), flush=True)
     for model in () if args.recipes else args.models:
         for topology in topologies:
             batch = args.per_device * topology.num_devices or args.batch_size
-            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16")
+            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16", joint)
             cfg = load(f"clip:{model}", flags, needs_data=False)
             if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)
@@ -90,7 +97,8 @@ def spread(cfg: Config, topology: Topology, where: str) -> "Plan":
     from clip_jax.planner import plan
 
     model = dataclasses.replace(cfg.model, remat="full")
-    return plan.make(dataclasses.replace(cfg, model=model, mesh=MeshConfig()), topology, where)
+    mesh = MeshConfig(num_slices=topology.slices)
+    return plan.make(dataclasses.replace(cfg, model=model, mesh=mesh), topology, where)
 
 
 def row(found: "Found") -> str:
@@ -126,10 +134,13 @@ def run_row(recipe: str, part: Stage, found: "Found") -> str:
 
 def growth_row(found: "Plan") -> str:
     """A line under GROWTH."""
-    sent = {c: c.sent / 2**20 for c in found.measure.collectives}
+    from clip_jax.planner.counts import SLICES_AXIS
+
+    every = {c: c.sent / 2**20 for c in found.measure.collectives}
+    sent = {c: size for c, size in every.items() if c.axes != SLICES_AXIS}
     reductions = sum(v for c, v in sent.items() if c.kind in ("all-reduce", "reduce-scatter"))
     return (
         f"| {found.cfg.name} | {found.topology.name} | {found.topology.num_chips:,} "
         f"| {found.cfg.batch_size:,} | {found.needed / GIB:.2f} | {reductions:,.0f} "
-        f"| {sum(sent.values()):,.0f} |"
+        f"| {sum(sent.values()):,.0f} | {sum(every.values()) - sum(sent.values()):,.0f} |"
     )

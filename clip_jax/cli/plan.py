@@ -21,7 +21,8 @@ def parser() -> Parser:
     options.add_argument(
         "--topology",
         required=True,
-        help="v5e:16x16, an accelerator type (v5litepod-256), or GPUs (H100:8): estimates only",
+        help="v5e:16x16, an accelerator type (v5litepod-256), of each of config.mesh.num_slices "
+        "slices; or GPUs (H100:8): estimates only",
     )
     options.add_argument(
         "--search", action="store_true", help="try meshes, remat and micro-batches for the fastest"
@@ -41,13 +42,14 @@ def main(argv: Sequence[str]) -> int:
     own, overrides = split(argv)
     args = parser().parse_args(own)
 
-    from clip_jax.config.chips import parse_topology
+    from clip_jax.config.chips import joined, parse_topology
     from clip_jax.config.load import load
 
     topology = parse_topology(args.topology)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cfg = _stage(load(args.config, overrides, needs_data=False), args.stage)
+    topology = joined(topology, cfg.mesh.num_slices)
 
     from clip_jax import files
     from clip_jax.planner import cache, plan  # jax comes with them

@@ -1,6 +1,7 @@
 """clip_jax sweep --config=RECIPE --workdir=DIR [--parallel=N] [--sort=METRIC] [--config.x=y ...]"""
 
 import signal
+import sys
 from collections.abc import Sequence
 
 from clip_jax.cli.use import Parser, at_least_one
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args([a for a in argv if a not in overrides])
 
     from clip_jax.data.sources import counter
+    from clip_jax.metrics.writers import Outlet
     from clip_jax.sweep import emit, results, run, trials
 
     found = trials.expand(args.config, overrides, counter(args.workdir))
@@ -57,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
         return DONE
     statuses: dict[str, int] = {}
     if not args.table:
-        groups = run.device_groups(args.parallel)
-        statuses = run.run(found, args.workdir, groups, lambda text: print(text, flush=True))
+        groups, out = run.device_groups(args.parallel), Outlet(sys.stdout)
+        statuses = run.run(found, args.workdir, groups, lambda text: out.write(f"{text}\n"))
     if stopped := statuses.pop("", 0):
         print("stopped; the same command goes on")
         return INTERRUPTED if stopped == signal.SIGINT else RESTART

@@ -22,6 +22,8 @@ class Chip:
         memory: device memory, bytes.
         usable: what a program may take of it, bytes: as the TPU compiler says; of a GPU, all.
         link: interconnect per link and direction, bytes/s; of a GPU, all of NVLink per direction.
+        network: to other slices, over the data-centre network, bytes/s and direction; of a GPU, to
+            other nodes: one 400 Gbit/s adapter each.
         dims: of the torus; 0 = a GPU, all to all within a node of 8.
         devices: JAX devices per chip; each has its share of all the figures above but `link`.
         clock: Hz, from flops / (FLOPs that the matrix units do in a cycle); 0 = not known.
@@ -35,6 +37,7 @@ class Chip:
     memory: float
     usable: float
     link: float
+    network: float
     dims: int
     devices: int
     clock: float
@@ -52,39 +55,41 @@ BOOK = "jax-ml.github.io/scaling-book"
 
 # usable: what libtpu 0.0.42.1 says to a program that is too large (v4, tpu7x: of two devices)
 # link of v5e, v5p, v6e, tpu7x: "bidirectional ICI bandwidth per chip" / (2 x links of a chip)
+# network of v5e, v6e: "data center network bandwidth per Pod" / its chips; v5p: given per chip; v4:
+# the book's 25 GB/s of a host with four chips
 CHIPS = {
     c.name: c
     for c in (
         Chip(
-            "v4", 275e12, 1200e9, 32 * GIB, 30.5 * GIB, 45e9, 3, 2, 275e12 / _cycle(8, 128), 4096,
-            f"{GOOGLE}/v4; link: {BOOK}/tpus",
+            "v4", 275e12, 1200e9, 32 * GIB, 30.5 * GIB, 45e9, 6.25e9, 3, 2,
+            275e12 / _cycle(8, 128), 4096, f"{GOOGLE}/v4; link and network: {BOOK}/tpus",
         ),
         Chip(
-            "v5e", 197e12, 819e9, 16 * GIB, 15.75 * GIB, 50e9, 2, 1, 197e12 / _cycle(4, 128), 256,
-            f"{GOOGLE}/v5e",
+            "v5e", 197e12, 819e9, 16 * GIB, 15.75 * GIB, 50e9, 3.125e9, 2, 1,
+            197e12 / _cycle(4, 128), 256, f"{GOOGLE}/v5e",
         ),
         Chip(
-            "v5p", 459e12, 2765e9, 96 * GIB, 95.74 * GIB, 100e9, 3, 1, 459e12 / _cycle(8, 128),
-            6144, f"{GOOGLE}/v5p",
+            "v5p", 459e12, 2765e9, 96 * GIB, 95.74 * GIB, 100e9, 6.25e9, 3, 1,
+            459e12 / _cycle(8, 128), 6144, f"{GOOGLE}/v5p",
         ),
         Chip(
-            "v6e", 918e12, 1638e9, 32 * GIB, 31.25 * GIB, 100e9, 2, 1, 918e12 / _cycle(4, 256), 256,
-            f"{GOOGLE}/v6e",
+            "v6e", 918e12, 1638e9, 32 * GIB, 31.25 * GIB, 100e9, 12.5e9, 2, 1,
+            918e12 / _cycle(4, 256), 256, f"{GOOGLE}/v6e",
         ),
         Chip(
-            "tpu7x", 2307e12, 7380e9, 192 * GIB, 189.5 * GIB, 100e9, 3, 2, 0.0, 9216,
-            f"{GOOGLE}/tpu7x; bandwidth and link not checked",
+            "tpu7x", 2307e12, 7380e9, 192 * GIB, 189.5 * GIB, 100e9, 12.5e9, 3, 2, 0.0, 9216,
+            f"{GOOGLE}/tpu7x; bandwidth, link and network not checked",
         ),
         Chip(
-            "A100", 312e12, 2039e9, 80e9, 80e9, 300e9, 0, 1, 0.0, 4096,
+            "A100", 312e12, 2039e9, 80e9, 80e9, 300e9, 50e9, 0, 1, 0.0, 4096,
             "NVIDIA A100 80GB SXM data sheet",
         ),
         Chip(
-            "H100", 989e12, 3350e9, 80e9, 80e9, 450e9, 0, 1, 0.0, 4096,
+            "H100", 989e12, 3350e9, 80e9, 80e9, 450e9, 50e9, 0, 1, 0.0, 4096,
             "NVIDIA H100 SXM data sheet, without sparsity",
         ),
         Chip(
-            "H200", 989e12, 4800e9, 141e9, 141e9, 450e9, 0, 1, 0.0, 4096,
+            "H200", 989e12, 4800e9, 141e9, 141e9, 450e9, 50e9, 0, 1, 0.0, 4096,
             "NVIDIA H200 SXM data sheet, without sparsity",
         ),
     )
@@ -113,16 +118,19 @@ CUBES = (  # v4 and v5p, by chips; the usual shape of a size
 TYPES = {"v5litepod": ("v5e", 1), "v5e": ("v5e", 1), "v6e": ("v6e", 1), "v5p": ("v5p", 2)}
 TYPES |= {"v4": ("v4", 2)}
 NODE = 8  # GPUs that NVLink joins
-NETWORK = 50e9  # bytes/s per GPU and direction between nodes: one 400 Gbit/s adapter each
 HOP = 1e-6  # seconds per hop of a collective, at least: scaling-book/tpus ("1us per hop")
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips of one kind and their shape, in chips: (x, y), (x, y, z), or (n,) of GPUs."""
+    """Chips of one kind: the shape of a slice, in chips, and how many slices.
+
+    The shape is (x, y) or (x, y, z), or (n,) of GPUs, which have no slices.
+    """
 
     chip: Chip
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def is_gpu(self) -> bool:
@@ -132,7 +140,7 @@ class Topology:
     @property
     def num_chips(self) -> int:
         """All chips."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.slices
 
     @property
     def num_devices(self) -> int:
@@ -141,7 +149,12 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """As JAX wants it: 'v5e:16x16'; 'H100:8'."""
+        """'v5e:16x16', '2 x v5e:16x16', 'H100:8'."""
+        return self.slice_name if self.slices == 1 else f"{self.slices} x {self.slice_name}"
+
+    @property
+    def slice_name(self) -> str:
+        """Of one slice, as JAX wants it: 'v5e:16x16'."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
@@ -194,6 +207,20 @@ def parse_topology(text: str) -> Topology:
     if not known or found.num_chips > chip.largest:
         raise UserError(f"--topology: no such {chip.name} (got '{text}'); {_shapes(chip)}")
     return found
+
+
+def joined(topology: Topology, slices: int) -> Topology:
+    """So many slices of it, as `config.mesh.num_slices` says.
+
+    Raises:
+        UserError: more than one of GPUs.
+    """
+    if slices > 1 and topology.is_gpu:
+        raise UserError(
+            f"config.mesh.num_slices: slices are of TPUs (got {slices} of {topology.name}); plan "
+            f"GPUs as {topology.chip.name}:{slices * topology.num_chips}"
+        )
+    return dataclasses.replace(topology, slices=slices)
 
 
 def _from_type(text: str) -> Topology:

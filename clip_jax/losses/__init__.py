@@ -28,17 +28,26 @@ class Loss(Protocol):
 
 
 def _plain(loss: Callable[..., Any]) -> Callable[..., Loss]:
-    return lambda cfg, mesh, keep: lambda z, logit, group: loss(z, logit, group, cfg.wire_dtype)
-
-
-def _streamed(kind: Streamed, around: bool) -> Callable[..., Loss]:
-    return lambda cfg, mesh, keep: streamed_loss(
-        kind, mesh, around=around, chunk=cfg.chunk, keep=keep, wire_dtype=cfg.wire_dtype
+    return lambda cfg, mesh, keep, num_slices: (
+        lambda z, logit, group: loss(z, logit, group, cfg.wire_dtype)
     )
 
 
-# Each is called as (loss config with kind and chunk chosen, mesh, keep of streamed_loss).
-LOSSES: dict[str, Callable[[LossConfig, Mesh, bool], Loss]] = {
+def _streamed(kind: Streamed, around: bool) -> Callable[..., Loss]:
+    return lambda cfg, mesh, keep, num_slices: streamed_loss(
+        kind,
+        mesh,
+        around=around,
+        chunk=cfg.chunk,
+        keep=keep,
+        wire_dtype=cfg.wire_dtype,
+        num_slices=num_slices,
+    )
+
+
+# Each is called as (loss config with kind and chunk chosen, mesh, keep and num_slices of
+# streamed_loss).
+LOSSES: dict[str, Callable[[LossConfig, Mesh, bool, int], Loss]] = {
     "softmax": _plain(softmax_loss),
     "softmax_chunked": _streamed(SOFTMAX, around=False),
     "softmax_ring": _streamed(SOFTMAX, around=True),
@@ -81,10 +90,12 @@ def keeps(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0) 
     return 4 * images * texts <= cfg.memory_mib * 2**20 // KEEP_SHARE
 
 
-def build(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0) -> Loss:
+def build(
+    cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0, num_slices: int = 1
+) -> Loss:
     """The loss of `cfg.kind`; one of the user's own is a function of `cfg` that returns it."""
     if ":" in cfg.kind:
         return resolve(cfg.kind, {}, "config.loss.kind")(cfg)
     cfg = chosen(cfg, mesh, batch_size, num_negatives)
     loss = resolve(cfg.kind, LOSSES, "config.loss.kind")
-    return loss(cfg, mesh, keeps(cfg, mesh, batch_size, num_negatives))
+    return loss(cfg, mesh, keeps(cfg, mesh, batch_size, num_negatives), num_slices)

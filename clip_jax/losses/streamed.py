@@ -72,7 +72,14 @@ def top(state: State) -> jax.Array:
 
 
 def streamed_loss(
-    math_: Streamed, mesh: Mesh, *, around: bool, chunk: int, keep: bool, wire_dtype: str
+    math_: Streamed,
+    mesh: Mesh,
+    *,
+    around: bool,
+    chunk: int,
+    keep: bool,
+    wire_dtype: str,
+    num_slices: int = 1,
 ) -> Callable[..., Any]:
     """The loss (z, logit, group) -> (scalar, metrics) as in losses/softmax.py.
 
@@ -83,8 +90,9 @@ def streamed_loss(
         chunk: images of a device at a time.
         keep: the similarities stay in memory for the backward pass.
         wire_dtype: of the embeddings that travel and enter the products; sums are float32.
+        num_slices: of the mesh; the ring turns in each of them.
     """
-    pairs = _pairs(math_, mesh, around, chunk, keep)
+    pairs = _pairs(math_, mesh, around, chunk, keep, num_slices)
 
     def loss(
         z: dict[str, jax.Array], logit: dict[str, jax.Array], group: jax.Array
@@ -99,7 +107,9 @@ def streamed_loss(
     return loss
 
 
-def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int, keep: bool) -> Callable[..., Any]:
+def _pairs(
+    math_: Streamed, mesh: Mesh, around: bool, chunk: int, keep: bool, num_slices: int
+) -> Callable[..., Any]:
     """(x (b, e), y (j, e), scale, bias, x_group (b,), y_group (j,)) -> (loss, metrics).
 
     The rule for the gradient stands outside shard_map: both passes are plain programs per device.
@@ -112,7 +122,8 @@ def _pairs(math_: Streamed, mesh: Mesh, around: bool, chunk: int, keep: bool) ->
     def visit(step: Any, fixed: Any, texts: Any, empty: Any, combine: Any) -> Any:
         """`step` over all texts; the accumulated columns come back for this device's own texts."""
         if around:
-            return ring(step, fixed, texts, empty(texts["group"].shape[0]), BATCH_AXES)
+            none = empty(texts["group"].shape[0])
+            return ring(step, fixed, texts, none, BATCH_AXES, num_slices)
         texts = jax.tree.map(lambda v: lax.all_gather(v, BATCH_AXES, tiled=True), texts)
         fixed, acc = step(0, fixed, texts, empty(texts["group"].shape[0]))
         return fixed, combine(acc)

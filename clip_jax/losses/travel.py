@@ -1,7 +1,8 @@
 """How every device's images meet every device's texts: around a ring, or all texts at once.
 
 Letters: b images of a device, j texts of a device, n devices. Inside shard_map only.
-Around the ring a device holds one neighbour's texts at a time: memory does not grow with n.
+Around the ring a device holds one neighbour's texts at a time: memory does not grow with n. Between
+slices, joined by a slower network, the texts go once each, not at every hop: a ring of rings.
 """
 
 import math
@@ -14,7 +15,9 @@ from jax import lax
 Step = Callable[[Any, Any, Any, Any], tuple[Any, Any]]  # (hop, fixed, texts, acc) -> (fixed, acc)
 
 
-def ring(step: Step, fixed: Any, texts: Any, acc: Any, axes: tuple[str, ...]) -> tuple[Any, Any]:
+def ring(
+    step: Step, fixed: Any, texts: Any, acc: Any, axes: tuple[str, ...], slices: int = 1
+) -> tuple[Any, Any]:
     """Applies `step` to the texts of all devices, each one hop after the other.
 
     Args:
@@ -24,27 +27,38 @@ def ring(step: Step, fixed: Any, texts: Any, acc: Any, axes: tuple[str, ...]) ->
         texts: arrays (j, ...) of this device; they go around.
         acc: belongs to the texts, starts empty, and is back home at the end.
         axes: mesh axes of the ring, in row-major order.
+        slices: equal parts of the ring, in order; each turns in itself, then all texts go on to the
+            next.
 
     Returns:
         fixed, and acc of this device's own texts after all devices have added to it.
     """
     n = math.prod(lax.axis_size(a) for a in axes)
-    if n == 1:
-        return step(0, fixed, texts, acc)
-    hop = [(i, (i + 1) % n) for i in range(n)]
+    m = n // slices
+    inside = [(i, i // m * m + (i + 1) % m) for i in range(n)] if m > 1 else []
+    between = [(i, (i + m) % n) for i in range(n)] if slices > 1 else []
 
-    def shift(tree: Any) -> Any:
-        return jax.tree.map(lambda v: lax.ppermute(v, axes, hop), tree)
+    def shift(tree: Any, pairs: list[tuple[int, int]]) -> Any:
+        return jax.tree.map(lambda v: lax.ppermute(v, axes, pairs), tree) if pairs else tree
 
-    def body(i: Any, carry: Any) -> Any:
-        # acc lags its texts by one hop, so no transfer waits for this block's result.
-        fixed, texts, acc = carry
-        onward, acc = shift((texts, acc))
-        fixed, acc = step(i, fixed, texts, acc)
-        return fixed, onward, acc
+    def turn(step: Step, hops: int, pairs: list[tuple[int, int]], *start: Any) -> tuple[Any, Any]:
+        def body(i: Any, carry: Any) -> Any:
+            # acc lags its texts by one hop, so no transfer waits for this block's result.
+            fixed, texts, acc = carry
+            onward, acc = shift((texts, acc), pairs)
+            fixed, acc = step(i, fixed, texts, acc)
+            return fixed, onward, acc
 
-    fixed, _, acc = lax.fori_loop(0, n, body, (fixed, texts, acc))
-    return fixed, shift(acc)
+        if hops == 1:
+            return step(0, *start)
+        fixed, _, acc = lax.fori_loop(0, hops, body, start)
+        return fixed, acc
+
+    def one_slice(number: Any, *start: Any) -> tuple[Any, Any]:
+        return turn(lambda i, *rest: step(number * m + i, *rest), m, inside, *start)
+
+    fixed, acc = turn(one_slice, slices, between, fixed, texts, acc)
+    return fixed, shift(shift(acc, inside), between)
 
 
 def by_rows(

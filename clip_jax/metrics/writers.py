@@ -142,7 +142,7 @@ def drop_after(workdir: str, step: int) -> int:
     return 1 + max((values.get("attempt", 0) for _, values in pairs), default=0)
 
 
-class _Outlet:
+class Outlet:
     """A text stream that never raises, for output that training does not depend on.
 
     The one place where an error is swallowed on purpose: `| head -1`, a closed terminal or a full
@@ -227,7 +227,7 @@ class LiveLine:
         now: Callable[[], float] = time.monotonic,
     ):
         self._total, self._unit = total_steps, unit
-        self._out = _Outlet(stream)
+        self._out = Outlet(stream)
         self._tty = self._out.isatty()
         self._now = now
         self._first: tuple[int, float] | None = None

@@ -17,7 +17,7 @@ from clip_jax.config.schema import Config, MeshConfig
 from clip_jax.metrics.flops import count_jaxpr, inner_jaxprs
 from clip_jax.models.vit import grid
 from clip_jax.planner.compile import Measure, device_bytes
-from clip_jax.planner.counts import Collective
+from clip_jax.planner.counts import SLICES_AXIS, Collective, within
 from clip_jax.sharding.mesh import AXES, batch_sharding, make_mesh, mesh_shape
 from clip_jax.sharding.rules import shardings
 from clip_jax.train import groups, program
@@ -148,11 +148,13 @@ def _collectives(
     cfg: Config, mesh: dict[str, int], params: Any, moving: Any
 ) -> tuple[Collective, ...]:
     """Weights gathered and gradients reduced over fsdp, gradients over data, activations over
-    tensor, texts over data and fsdp.
+    tensor, texts over data and fsdp. What goes to other slices is first shared or summed in each.
 
     A pass is a walk through all layers: forward and backward, and forward again with micro-batches.
     """
-    data, fsdp, tensor = mesh["data"], mesh["fsdp"], mesh["tensor"]
+    slices = cfg.mesh.num_slices
+    inside = within(mesh, slices)
+    data, fsdp, tensor = inside["data"], inside["fsdp"], inside["tensor"]
     size = 2 if cfg.model.dtype == "bfloat16" else 4
     layers = cfg.model.image.layers + cfg.model.text.layers
     parts, found = cfg.num_microbatches, []
@@ -162,29 +164,39 @@ def _collectives(
         found.append(Collective("all-gather", "fsdp", passes * layers, sent, fsdp))
         sent = parts * _shared(moving) * (fsdp - 1.0) * size
         found.append(Collective("reduce-scatter", "fsdp", parts * layers, sent, fsdp))
-    if data > 1:  # with micro-batches once, in the type of the parameters
-        width = size if parts == 1 else 4
-        sent = 2.0 * device_bytes(moving) / 4 * width * (data - 1) / data
+    # With micro-batches once, in the type of the parameters.
+    gradient = device_bytes(moving) / 4 * (size if parts == 1 else 4)
+    if data > 1:
+        sent = 2.0 * gradient * (data - 1) / data
         found.append(Collective("all-reduce", "data", layers, sent, data))
+    if slices > 1:
+        sent = 2.0 * gradient / data * (slices - 1) / slices
+        found.append(Collective("all-reduce", SLICES_AXIS, layers, sent, slices))
     n = data * fsdp
     if tensor > 1:  # after attention and after the MLP, and the same for their gradients
-        states = cfg.batch_size // n * _states(cfg) * (passes / parts) * 2.0  # elements of a device
+        pairs = cfg.batch_size // (n * slices)
+        states = pairs * _states(cfg) * (passes / parts) * 2.0  # elements of a device
         sent = 2.0 * states * size * (tensor - 1) / tensor
         found.append(Collective("all-reduce", "tensor", 2 * passes * layers, sent, tensor))
-    if n > 1:
-        axes = "+".join(a for a in ("data", "fsdp") if mesh[a] > 1)
+    if n * slices > 1:
+        axes = "+".join(a for a in ("data", "fsdp") if inside[a] > 1)
         wire = 2 if cfg.loss.wire_dtype == "bfloat16" else 4
-        texts = cfg.batch_size * (1 + len(cfg.data.negatives)) // n
+        texts = cfg.batch_size * (1 + len(cfg.data.negatives)) // (n * slices)
         block = float(texts * cfg.model.embed_dim)  # elements
         streamed = cfg.loss.kind.endswith(("_ring", "_chunked"))  # gathers again; sums in float32
         there, back = (2 if streamed else 1) * wire * block, (4 if streamed else wire) * block
         if cfg.loss.kind.endswith("_ring"):
-            sent = n * (there + back)
-            found.append(Collective("collective-permute", axes, 3 * n, sent, 2))
+            for name, hops in ((SLICES_AXIS, slices), (axes, n * slices)):
+                if name and hops > 1:
+                    sent = hops * (there + back)
+                    found.append(Collective("collective-permute", name, 3 * hops, sent, 2))
         else:
             times = 2 if streamed else 1
-            found.append(Collective("all-gather", axes, times, there * (n - 1), n))
-            found.append(Collective("reduce-scatter", axes, 1, back * (n - 1), n))
+            for name, first, others in ((SLICES_AXIS, 1, slices), (axes, slices, n)):
+                if others > 1:
+                    sent = first * (others - 1)
+                    found.append(Collective("all-gather", name, times, there * sent, others))
+                    found.append(Collective("reduce-scatter", name, 1, back * sent, others))
     return tuple(found)
 
 

@@ -40,8 +40,11 @@ def topology_devices(topology: Topology) -> list[Any]:
         )
     from jax.experimental import topologies
 
+    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.slice_name, **several
+        )
     except jax.errors.JaxRuntimeError as e:
         text = " ".join(str(e).split())
         raise UserError(
@@ -143,6 +146,7 @@ def measure(
     memory = executable.memory_analysis()
     text = hlo.parse(executable.as_text())
     sizes = {k: int(v) for k, v in prog.mesh.shape.items()}
+    slices = cfg.mesh.num_slices
     transfers, host_bytes = counts.host_transfers(text)
     return dataclasses.replace(
         found,
@@ -153,7 +157,7 @@ def measure(
         peak=float(memory.peak_memory_in_bytes),
         cycles=counts.cycles(text),
         traffic=counts.memory_traffic(text),
-        collectives=tuple(counts.collectives(text, sizes)),
+        collectives=tuple(counts.collectives(text, sizes, slices)),
         host_transfers=transfers,
         host_bytes=host_bytes,
         seconds=seconds,

@@ -19,6 +19,7 @@ FREE = {
     "add-dependency",
 }  # fmt: skip
 SLICES = {"dynamic-slice", "slice", "gather"}
+SLICES_AXIS = "slices"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Collective:
 
     Attributes:
         kind: one of KINDS.
-        axes: names of the mesh axes, joined by '+'; '' if nothing moves.
+        axes: names of the mesh axes, joined by '+'; SLICES_AXIS between slices.
         count: how often.
         sent: bytes that a device sends, as a ring algorithm would.
         group: devices that take part in one of them.
@@ -40,13 +41,21 @@ class Collective:
     group: int
 
 
-def collectives(program: Program, mesh: dict[str, int]) -> list[Collective]:
+def within(mesh: dict[str, int], slices: int) -> dict[str, int]:
+    """The part of a mesh that lies in one slice."""
+    return {**mesh, "data": mesh["data"] // slices} if slices > 1 else mesh
+
+
+def collectives(program: Program, mesh: dict[str, int], slices: int = 1) -> list[Collective]:
     """What the program sends between devices, by kind and mesh axes; largest first.
 
     Args:
         program: of `parse`.
         mesh: size of each axis, in order; partition numbers are row-major in it.
+        slices: that the axis data spans. What goes between them, the compiler hands to the hosts as
+            `send`; its other groups and numbers are those of one slice.
     """
+    mesh = within(mesh, slices)
     total: dict[tuple[str, str, int], list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
     for i, here, times in _once(program):
         kind = i.opcode.removesuffix("-start")
@@ -60,8 +69,22 @@ def collectives(program: Program, mesh: dict[str, int]) -> list[Collective]:
         key = (kind, _axes(kind, groups, mesh), 2 if kind == "collective-permute" else n)
         total[key][0] += times
         total[key][1] += times * size * _share(kind, n)
+    for i, here, times, _ in program.walk():
+        if i.opcode == "send" and (kind := _between_slices(i)):
+            key = (kind, SLICES_AXIS, 2 if kind == "collective-permute" else slices)
+            total[key][0] += times
+            total[key][1] += times * _bytes_of_operands(i, here) * _share(kind, slices)
     found = [Collective(k, a, c, s, n) for (k, a, n), (c, s) in total.items() if a]
     return sorted(found, key=lambda c: -c.sent)
+
+
+def _between_slices(i: Instruction) -> str:
+    """Which of KINDS a send or recv is a part of, over the data-centre network; '' if of none."""
+    match = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)
+    if not match:
+        return ""
+    name = match[1].lower().replace("_", "-")
+    return name if name in KINDS else "collective-permute"
 
 
 def _once(program: Program) -> Iterator[tuple[Instruction, Computation, float]]:
@@ -91,7 +114,9 @@ def host_transfers(program: Program) -> tuple[float, float]:
     count = size = 0.0
     for i, here, times, _ in program.walk():
         moved = i.opcode in ("infeed", "outfeed") or (
-            i.opcode in ("send", "recv") and "is_host_transfer=true" in i.rest
+            i.opcode in ("send", "recv")
+            and "is_host_transfer=true" in i.rest
+            and not _between_slices(i)
         )
         if i.opcode in ("copy", "copy-start", "custom-call"):
             reads = [a.space == HOST_SPACE for a in _operands(i, here)]

@@ -1,9 +1,10 @@
 """From counts to seconds, by rooflines: estimates, with the constants of config/chips.py.
 
 `compute` is the FLOPs at the bfloat16 peak, `memory` the HBM traffic at full bandwidth, `cycles`
-XLA's own sum, `interconnect` the bytes sent over the links that an axis has. The step lies between
-`best` (all of them at once: their maximum) and `seconds` (nothing is sent while anything is
-computed). No host, no input, no start-up.
+XLA's own sum, `interconnect` the bytes sent over the links that an axis has, or between slices over
+the data-centre network (bandwidth alone: its latency is not known). The step lies between `best`
+(all of them at once: their maximum) and `seconds` (nothing is sent while anything is computed). No
+host, no input, no start-up.
 """
 
 import dataclasses
@@ -11,9 +12,9 @@ import itertools
 import math
 from typing import Any
 
-from clip_jax.config.chips import HOP, NETWORK, NODE, Topology
+from clip_jax.config.chips import HOP, NODE, Topology
 from clip_jax.planner.compile import Measure
-from clip_jax.planner.counts import Collective
+from clip_jax.planner.counts import SLICES_AXIS, Collective, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +68,14 @@ def estimate(
 
 def collective_seconds(c: Collective, topology: Topology, mesh: dict[str, int]) -> float:
     """Seconds of all collectives of an entry: bytes over links, or the way round at 1 us a hop."""
-    axes = tuple(c.axes.split("+"))
+    if c.axes == SLICES_AXIS:
+        return c.sent / (topology.chip.network / topology.chip.devices)
+    axes, mesh = tuple(c.axes.split("+")), within(mesh, topology.slices)
     if topology.is_gpu:
         inside = _reach(axes, mesh) <= NODE
-        return max(c.sent / (topology.chip.link if inside else NETWORK), c.count * HOP)
+        return max(
+            c.sent / (topology.chip.link if inside else topology.chip.network), c.count * HOP
+        )
     bandwidth, hops = links(topology, mesh, axes)
     if c.kind == "collective-permute":
         return max(c.sent / topology.chip.link, c.count * HOP)

@@ -101,7 +101,8 @@ def advice(plan: Plan) -> str:
     """The options that save memory, those not yet used first."""
     cfg, m = plan.cfg, plan.measure
     fsdp, shards = plan.mesh["fsdp"], plan.mesh["data"] * plan.mesh["fsdp"]
-    wider = next((n for n in range(fsdp + 1, shards + 1) if shards % n == 0), 0)
+    most = shards // cfg.mesh.num_slices  # fsdp stays inside a slice
+    wider = next((n for n in range(fsdp + 1, most + 1) if most % n == 0), 0)
     share = [f"--config.mesh.data={shards // wider} --config.mesh.fsdp={wider}"] if wider else []
     options = share if m.parameters + m.optimizer > plan.usable / 4 else []
     if cfg.model.dtype == "float32":

@@ -78,7 +78,8 @@ def candidates(cfg: Config, num_devices: int) -> Iterator[Config]:
     shards = num_devices // tensor
     one = cfg.model.image.kind == "resnet"  # batch norm sees the whole batch; no remat there either
     parts = [1] if one else [2**k for k in range(MOST_PARTS.bit_length())]
-    for fsdp in (n for n in range(1, shards + 1) if shards % n == 0):
+    whole = [n for n in range(1, shards + 1) if shards % n == 0]
+    for fsdp in (n for n in whole if shards // n % cfg.mesh.num_slices == 0):
         mesh = dataclasses.replace(cfg.mesh, data=shards // fsdp, fsdp=fsdp, tensor=tensor)
         for remat in SEARCHED_REMAT:
             for a in parts:

@@ -5,6 +5,7 @@ Side effects: processes, files under the workdir, signals.
 """
 
 import contextlib
+import itertools
 import os
 import queue
 import shlex
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clip_jax import files
-from clip_jax.errors import DONE, UserError
+from clip_jax.errors import DONE, USER, UserError
 from clip_jax.report.finished import is_finished
 from clip_jax.sweep.trials import Trial
 
@@ -54,7 +55,8 @@ def run(
         say: told of beginnings and ends.
 
     Returns:
-        {name: exit status}; a signal leaves out those that were not started.
+        {name: exit status}, USER without room for its output; a signal leaves out those that were
+        not started.
     """
     logs = Path(tempfile.mkdtemp()) if "://" in workdir else Path(workdir)
     logs.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,9 @@ def run(
                 statuses[trial.name] = status
                 how = "finished" if status == DONE else f"ended with status {status}, see {log}"
                 say(f"{at}: {how}; {time.monotonic() - start:.0f} s")
+        except OSError as e:  # a full disk; there may be room for the next one
+            statuses[trial.name] = USER
+            say(f"{at}: not started: {log}: {e.strerror}; make room, and start the sweep again")
         finally:
             free.put(group)
 
@@ -144,10 +149,13 @@ class _Children:
 def device_groups(parallel: int) -> list[dict[str, str]]:
     """Environments that divide the accelerators of this machine into equal groups; CPUs are shared.
 
+    Where JAX_PLATFORMS or CUDA_VISIBLE_DEVICES hides the accelerators, there are none.
+
     Raises:
         UserError: they do not divide.
     """
-    gpus, chips = _gpus(), _tpu_chips()
+    hidden = os.environ.get("JAX_PLATFORMS") == "cpu"
+    gpus, chips = ([], []) if hidden else (_gpus(), _tpu_chips())
     count = len(gpus or chips)
     if not count or parallel == 1:
         return [{} for _ in range(parallel)]
@@ -170,7 +178,8 @@ def device_groups(parallel: int) -> list[dict[str, str]]:
 def _gpus() -> list[str]:
     """Those that a child may see."""
     if (shown := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [x for x in shown.split(",") if x]
+        # As CUDA reads it: up to the first that is none.
+        return list(itertools.takewhile(lambda x: x not in ("", "-1"), shown.split(",")))
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -84,7 +84,7 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed,
-        losses.build(loss, mesh, cfg.batch_size, num_negatives),
+        losses.build(loss, mesh, cfg.batch_size, num_negatives, cfg.mesh.num_slices),
         tx,
         make_schedule(cfg.optim, cfg.num_steps),
         cfg.optim,

@@ -27,6 +27,7 @@ def made(cfg, gib):
     sent = (
         Collective("all-reduce", "data", 3, 100.0 * MIB, 16),
         Collective("all-gather", "data", 1, 7.0 * MIB, 16),
+        Collective("all-reduce", "slices", 1, 3.0 * MIB, 2),
     )
     m = Measure(0.0, 0.0, 0.0, 1e15, seconds=1.0, over=over, collectives=sent)
     if over:
@@ -45,7 +46,7 @@ def test_rows():
         assert f"| {text} |" in (line := bench.row(Found(CFG, POD, [], [], untried)))
         assert line.count("|") == bench.FITS.count("|")
     cells = [x.strip() for x in bench.growth_row(found).split("|")]
-    assert cells[1:-1] == ["tiny", "v5e:4x4", "16", "2,048", "12.00", "100", "107"]
+    assert cells[1:-1] == ["tiny", "v5e:4x4", "16", "2,048", "12.00", "100", "107", "3"]
     assert len(cells) == bench.GROWTH.count("|") + 1
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clip_jax.config.chips import CHIPS, parse_topology
+from clip_jax.config.chips import CHIPS, joined, parse_topology
 from clip_jax.errors import UserError
 
 
@@ -54,6 +54,16 @@ def test_wrong_names(text, parts):
     assert "\n" not in str(e.value)
     for part in parts:
         assert part in str(e.value)
+
+
+def test_slices():
+    pod = parse_topology("v5e:16x16")
+    two = joined(pod, 2)
+    assert (two.name, two.slice_name) == ("2 x v5e:16x16", "v5e:16x16")
+    assert (two.num_chips, two.num_devices) == (512, 512)
+    assert joined(pod, 1) == pod
+    with pytest.raises(UserError, match="slices are of TPUs .got 2 of H100:8.; .* H100:16"):
+        joined(parse_topology("H100:8"), 2)
 
 
 def test_tori_close_where_google_says():

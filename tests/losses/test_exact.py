@@ -30,10 +30,11 @@ PLAIN = {}  # settings of an example
 RICH = {"groups": 7, "negatives": 2}
 
 
-def compute(kind, z, logit, group, shape=(1, 1, 1), keep=False, **settings):
+def compute(kind, z, logit, group, shape=(1, 1, 1), keep=False, num_slices=1, **settings):
     """Value, metrics, and gradients by name."""
     mesh = make_mesh(MeshConfig(*shape))
-    loss = LOSSES[kind](chosen(LossConfig(kind, **settings), mesh, len(group)), mesh, keep)
+    cfg = chosen(LossConfig(kind, **settings), mesh, len(group))
+    loss = LOSSES[kind](cfg, mesh, keep, num_slices)
     put = lambda a: jax.device_put(a, batch_sharding(mesh))  # noqa: E731
 
     def f(z, logit, group):
@@ -86,6 +87,15 @@ def test_streamed_by_slices_of_another_size(kind, shape, keep):
 @KEEP
 def test_any_slice_gives_the_same(kind, chunk, keep):
     check(kind, oracle.example(), (2, 4, 1), keep=keep, chunk=chunk)
+
+
+@pytest.mark.parametrize("kind", ["softmax_ring", "sigmoid_ring"])
+@pytest.mark.parametrize(
+    ("shape", "num_slices"), [((8, 1, 1), 2), ((4, 2, 1), 4), ((2, 4, 1), 2), ((8, 1, 1), 8)]
+)
+@KEEP
+def test_a_ring_of_rings(kind, shape, num_slices, keep):
+    check(kind, oracle.example(**RICH), shape, keep=keep, num_slices=num_slices, chunk=5)
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -28,6 +28,31 @@ def test_gradients_travel_in_the_type_of_the_towers_unless_micro_batches_add_the
     assert measure(parts, data=4)[2]["all-reduce", "data"].sent == 2 * found.parameters * 3 / 4
 
 
+def test_between_slices_goes_what_each_has_summed():
+    mesh = dataclasses.replace(CFG.mesh, num_slices=2)
+    two = dataclasses.replace(CFG, mesh=mesh)
+    one, _, within = measure(CFG, data=4)
+    _, _, sent = measure(two, data=8)
+    assert sent["all-reduce", "data"].sent == within["all-reduce", "data"].sent
+    assert sent["all-reduce", "slices"].sent == pytest.approx(one.parameters / 4)
+    texts = 16 // 8 * 16 * 4  # two texts a device, 16 floats
+    assert sent["all-gather", "slices"].sent == texts
+    assert sent["all-gather", "data"].sent == 2 * texts * 3
+
+
+@pytest.mark.parametrize(("data", "own"), [(8, 8), (2, 0)])
+def test_a_ring_turns_inside_slices(data, own):
+    cfg = dataclasses.replace(CFG, loss=dataclasses.replace(CFG.loss, kind="softmax_ring"))
+    mesh = dataclasses.replace(CFG.mesh, num_slices=2)
+    sent = measure(dataclasses.replace(cfg, mesh=mesh), data=data)[2]
+    assert sent["collective-permute", "slices"].count == 3 * 2
+    if own:
+        assert (
+            sent["collective-permute", "data"].sent == 4 * sent["collective-permute", "slices"].sent
+        )  # eight hops and two
+    assert ("collective-permute", "data") in sent or not own
+
+
 def test_activations_are_summed_over_tensor():
     states = 2 * 4 * 16 + 1 * 8 * 16  # of a pair, over all layers
     of = lambda cfg, **mesh: measure(cfg, tensor=2, **mesh)[2]["all-reduce", "tensor"]  # noqa: E731

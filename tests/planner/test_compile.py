@@ -183,7 +183,7 @@ os.environ.update(ENVIRONMENT)
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
 import tiny
-from clip_jax.config.chips import parse_topology
+from clip_jax.config.chips import joined, parse_topology
 from clip_jax.config.schema import MeshConfig
 from clip_jax.planner import compile as compiler
 from clip_jax.planner.estimate import _place
@@ -206,6 +206,15 @@ on_tpu, on_cpu = (re.sub(r"device_kind=.*?platform=\\w+", "", t) for t in traced
 out["same"] = on_tpu == on_cpu and len(on_tpu) > 10_000
 found = compiler.measure(cfg, devices)
 out["measure"] = dataclasses.asdict(found)
+two = joined(parse_topology("v5e:2x2"), 2)
+loss = dataclasses.replace(cfg.loss, kind="softmax_ring")
+mesh = MeshConfig(data=-1, fsdp=2, num_slices=2)
+several = dataclasses.replace(cfg, mesh=mesh, loss=loss, num_microbatches=2)
+devices = compiler.topology_devices(two)
+place = make_mesh(mesh, devices)
+out["slices"] = [[d.slice_index for d in row] for row in place.devices[:, :, 0]]
+out["several"] = dataclasses.asdict(compiler.measure(several, devices))
+out["leaves"] = len(jax.tree.leaves(program.build(several, place).abstract.params))
 print(json.dumps(out))
 """
 
@@ -228,4 +237,11 @@ def test_a_real_compile_for_a_tpu():
     assert found["temporaries"] > 0 and found["peak"] > 0 and found["cycles"] > 0
     assert found["arguments"] >= found["parameters"] + found["optimizer"]
     assert {c["kind"] for c in found["collectives"]} >= {"all-gather"}
+    assert out["slices"] == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    between = {c["kind"]: c for c in out["several"]["collectives"] if c["axes"] == "slices"}
+    # Texts, their sums and gradients go on once a slice, not at each of the eight hops; gradients
+    # are summed once a step, not once a micro-batch.
+    assert 0 < between["collective-permute"]["count"] <= 2 * 3 * 6
+    assert 0 < between["all-reduce"]["count"] <= out["leaves"] + 20
+    assert out["several"]["host_transfers"] == 0
     assert found["host_transfers"] == 0

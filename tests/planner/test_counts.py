@@ -16,10 +16,10 @@ MESH = {"data": 2, "fsdp": 2, "tensor": 1}
 SCAN = hlo.parse((Path(__file__).parents[1] / "golden/planner/scan_v5e_2x2.hlo").read_text())
 
 
-def collectives(text, mesh=MESH):
+def collectives(text, mesh=MESH, slices=1):
     return [
         (c.kind, c.axes, c.count, c.sent, c.group)
-        for c in counts.collectives(hlo.parse(text), mesh)
+        for c in counts.collectives(hlo.parse(text), mesh, slices)
     ]
 
 
@@ -98,6 +98,36 @@ def test_bytes_of_each_kind():
         ("collective-permute", "fsdp", 1, 4096, 2),
         ("reduce-scatter", "data+fsdp", 1, 4096 * 3 / 4, 4),
     ]
+
+
+def between(name, kind, shape="8,128"):
+    """A send to the hosts, as libtpu 0.0.42.1 writes it for a collective between slices."""
+    return (
+        f"%{name} = (f32[{shape}]{{1,0:T(8,128)}}, u32[], token[]) send(%p, %t), channel_id=2, "
+        'is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="'
+        f'xla_megascale_runtime",_xla_host_transfer_rendezvous="{name}_0",'
+        f'_xla_megascale_target="{{1,2}}x{{0:3}}",_xla_megascale_transfer_type="{kind}"}}'
+    )
+
+
+def test_what_goes_between_slices_is_no_transfer_to_the_host():
+    """Three slices of data x fsdp = 2 x 2: groups inside are numbered within a slice."""
+    text = entry(
+        "%t = token[] after-all()",
+        between("gathered", "ALL_GATHER"),
+        between("summed", "ALL_REDUCE"),
+        between("passed", "ONE_TO_ONE"),
+        "ROOT %r = f32[8,128]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,2},{1,3}}, "
+        "use_global_device_ids=true, to_apply=%add",
+    )
+    mesh = {"data": 6, "fsdp": 2, "tensor": 1}
+    assert sorted(collectives(text, mesh, slices=3)) == [
+        ("all-gather", "slices", 1, 2 * 4096, 3),
+        ("all-reduce", "data", 1, 4096, 2),
+        ("all-reduce", "slices", 1, 2 * 4096 * 2 / 3, 3),
+        ("collective-permute", "slices", 1, 4096, 2),
+    ]
+    assert counts.host_transfers(hlo.parse(text)) == (0, 0)
 
 
 FUSED = """%{name} (q: f32[8,128]) -> f32[16,128] {{

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from clip_jax.config.chips import parse_topology
+from clip_jax.config.chips import joined, parse_topology
 from clip_jax.planner.compile import Measure
 from clip_jax.planner.counts import Collective
 from clip_jax.planner.estimate import collective_seconds, estimate, links, run_cost
@@ -64,6 +64,17 @@ def test_gpus_leave_nvlink_behind_eight():
     assert collective_seconds(c, parse_topology("H100:16"), two) == pytest.approx(0.1)
     across = dataclasses.replace(c, axes="data")
     assert collective_seconds(across, parse_topology("H100:16"), two) == pytest.approx(0.9)
+
+
+def test_slices_have_links_of_their_own_and_a_network_between_them():
+    two, mesh = joined(POD, 2), {"data": 32, "fsdp": 16, "tensor": 1}
+    inside = Collective("all-gather", "data", 10, 1e9, 16)
+    assert collective_seconds(inside, two, mesh) == collective_seconds(inside, POD, MESH)
+    between = Collective("all-reduce", "slices", 10, 1e9, 2)  # 6.4 Tbit/s of 256 chips
+    assert collective_seconds(between, two, mesh) == pytest.approx(1e9 * 8 * 256 / 6.4e12)
+    e = estimate(dataclasses.replace(NOTHING, flops=1e15), two, mesh, 1024, 1e15)
+    assert e.compute == pytest.approx(1e15 / (512 * 197e12))
+    assert run_cost(e, two, 1e6, None)["chip_hours"] == pytest.approx(1e6 / e.examples / 3600 * 512)
 
 
 def test_days_hours_and_cost():

@@ -144,6 +144,13 @@ def test_candidates_divide_the_batch():
         list(search.candidates(dataclasses.replace(CFG, mesh=mesh), 16))
 
 
+def test_fsdp_stays_inside_a_slice():
+    mesh = dataclasses.replace(CFG.mesh, num_slices=4)
+    cfg = dataclasses.replace(CFG, mesh=mesh, batch_size=512)
+    found = {(c.mesh.data, c.mesh.fsdp, c.mesh.num_slices) for c in search.candidates(cfg, 16)}
+    assert found == {(16, 1, 4), (8, 2, 4), (4, 4, 4)}
+
+
 def test_gpus_cannot_be_searched(tmp_path):
     with pytest.raises(UserError, match="--search: needs a TPU topology"):
         search.run(CFG, parse_topology("H100:8"), str(tmp_path), print)

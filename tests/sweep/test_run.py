@@ -93,16 +93,30 @@ def test_one_that_must_overfit_is_asked_again(tmp_path):
     assert run.run([again], str(tmp_path), [{}], lambda _: None) == {"a": 3}
 
 
+def test_one_without_room_for_its_output_does_not_stop_the_others(tmp_path):
+    said = []
+    (tmp_path / "a.log").mkdir()
+    statuses = run.run([trial("a"), trial("b")], str(tmp_path), [{}], said.append)
+    assert statuses == {"a": 2, "b": 0}
+    assert any("a: not started: " in text and "a.log: Is a directory" in text for text in said)
+
+
 def test_devices_are_divided(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     assert run.device_groups(2) == [{"CUDA_VISIBLE_DEVICES": x} for x in ("4,5", "6,7")]
     with pytest.raises(UserError, match="--parallel: 4 devices do not divide into 3"):
         run.device_groups(3)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for hidden in ("-1", "-1,4,5", ""):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert run._gpus() == []
     monkeypatch.setattr(run, "_tpu_chips", lambda: list("01234567"))
     groups = run.device_groups(4)
     assert [g["TPU_VISIBLE_CHIPS"] for g in groups] == ["0,1", "2,3", "4,5", "6,7"]
     assert {g["TPU_CHIPS_PER_PROCESS_BOUNDS"] for g in groups} == {"1,2,1"}
     assert run.device_groups(1) == [{}]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert run.device_groups(3) == [{}, {}, {}]
+    monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(run, "_tpu_chips", list)
     assert run.device_groups(3) == [{}, {}, {}]
