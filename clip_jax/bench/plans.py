@@ -4,7 +4,8 @@
     clip_jax bench plans --models=ViT-B-16 --topologies=v5e:2x2,v5e:4x4 --per_device=128
     clip_jax bench plans --recipes=openai:ViT-B-32,flip:l16 --topologies=v5e:16x16
 
-With --num_slices, so many slices of each topology, joined by the data-centre network.
+With --num_slices, so many slices of each topology, joined by the data-centre network; else as
+many as the recipe says.
 
 With a global batch: of the meshes, remat and numbers of micro-batches, fastest by shapes first, the
 first that the compiler finds room for. With --per_device: all devices on the axis data, remat full,
@@ -35,8 +36,8 @@ MODELS = ("ViT-B-16", "ViT-L-14", "ViT-bigG-14", "ViT-H-14", "ViT-SO400M-14-SigL
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
 FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a device | s a step | MFU |"
 GROWTH = (
-    "| model | topology | chips | pairs | GiB a device | MiB sent, reductions | MiB sent "
-    "| MiB to other slices |"
+    "| model | topology | chips | pairs | GiB a device | MiB sent in a slice, reductions "
+    "| MiB sent in a slice | MiB to other slices |"
 )
 RUNS = "| recipe | stage | topology | batch | plan | s a step | steps | chip-hours |"
 
@@ -51,10 +52,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--topologies", type=names, default=TOPOLOGIES)
     parser.add_argument("--batch_size", type=int, default=32_768, help="pairs of all devices")
     parser.add_argument("--per_device", type=int, default=0, help="pairs of a device instead")
-    parser.add_argument("--num_slices", type=int, default=1, help="of each topology")
+    parser.add_argument("--num_slices", type=int, default=0, help="of each topology")
     parser.add_argument("--cache", default="", help="folder of compiled results")
     args = parser.parse_args(argv)
-    topologies = [joined(parse_topology(t), args.num_slices) for t in args.topologies]
+    topologies = [parse_topology(t) for t in args.topologies]
     for topology in topologies:
         if topology.is_gpu:
             raise UserError(
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     from clip_jax.planner import cache, search
 
     where = args.cache or cache.folder()
-    joint = f"--config.mesh.num_slices={args.num_slices}"
+    joint = (f"--config.mesh.num_slices={args.num_slices}",) if args.num_slices else ()
     head = RUNS if args.recipes else GROWTH if args.per_device else FITS
     print(head, "|---" * (head.count("|") - 1) + "|", sep="\n", flush=True)
 
@@ -77,13 +78,15 @@ def main(argv: Sequence[str]) -> int:
 
     for recipe in args.recipes:
         for topology in topologies:
-            for part in expand(load(recipe, (joint,), needs_data=False)):
-                found = first_that_fits(part.cfg, topology, f"{recipe} {part.name}")
+            for part in expand(load(recipe, joint, needs_data=False)):
+                slices = joined(topology, part.cfg.mesh.num_slices)
+                found = first_that_fits(part.cfg, slices, f"{recipe} {part.name}")
                 print(run_row(recipe, part, found), flush=True)
     for model in () if args.recipes else args.models:
         for topology in topologies:
+            topology = joined(topology, args.num_slices or 1)
             batch = args.per_device * topology.num_devices or args.batch_size
-            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16", joint)
+            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16", *joint)
             cfg = load(f"clip:{model}", flags, needs_data=False)
             if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)

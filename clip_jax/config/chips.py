@@ -218,7 +218,7 @@ def joined(topology: Topology, slices: int) -> Topology:
     if slices > 1 and topology.is_gpu:
         raise UserError(
             f"config.mesh.num_slices: slices are of TPUs (got {slices} of {topology.name}); plan "
-            f"GPUs as {topology.chip.name}:{slices * topology.num_chips}"
+            f"{topology.chip.name}:{slices * topology.num_chips} with config.mesh.num_slices=1"
         )
     return dataclasses.replace(topology, slices=slices)
 

@@ -2,7 +2,7 @@
 
 Letters: b images of a device, j texts of a device, n devices. Inside shard_map only.
 Around the ring a device holds one neighbour's texts at a time: memory does not grow with n. Between
-slices, joined by a slower network, the texts go once each, not at every hop: a ring of rings.
+slices, joined by a slower network, texts go on once a turn, not at every hop: a ring of rings.
 """
 
 import math
@@ -41,23 +41,31 @@ def ring(
     def shift(tree: Any, pairs: list[tuple[int, int]]) -> Any:
         return jax.tree.map(lambda v: lax.ppermute(v, axes, pairs), tree) if pairs else tree
 
-    def turn(step: Step, hops: int, pairs: list[tuple[int, int]], *start: Any) -> tuple[Any, Any]:
+    def turn(first: Any, fixed: Any, texts: Any, acc: Any) -> tuple[Any, Any]:
+        """Once round a slice; acc comes and goes one hop behind its texts."""
+
         def body(i: Any, carry: Any) -> Any:
-            # acc lags its texts by one hop, so no transfer waits for this block's result.
+            # So no transfer waits for this block's result.
             fixed, texts, acc = carry
-            onward, acc = shift((texts, acc), pairs)
-            fixed, acc = step(i, fixed, texts, acc)
+            onward, acc = shift((texts, acc), inside)
+            fixed, acc = step(first + i, fixed, texts, acc)
             return fixed, onward, acc
 
-        if hops == 1:
-            return step(0, *start)
-        fixed, _, acc = lax.fori_loop(0, hops, body, start)
+        if m == 1:
+            return step(first, fixed, texts, acc)
+        fixed, _, acc = lax.fori_loop(0, m, body, (fixed, texts, acc))
         return fixed, acc
 
-    def one_slice(number: Any, *start: Any) -> tuple[Any, Any]:
-        return turn(lambda i, *rest: step(number * m + i, *rest), m, inside, *start)
+    def next_slice(number: Any, carry: Any) -> Any:
+        # acc has to wait for its turn; the texts travel meanwhile.
+        fixed, texts, acc = carry
+        onward = shift(texts, between)
+        fixed, acc = turn(number * m, fixed, texts, acc)
+        return fixed, onward, shift(acc, between)
 
-    fixed, acc = turn(one_slice, slices, between, fixed, texts, acc)
+    if slices > 1:
+        fixed, texts, acc = lax.fori_loop(0, slices - 1, next_slice, (fixed, texts, acc))
+    fixed, acc = turn((slices - 1) * m, fixed, texts, acc)
     return fixed, shift(shift(acc, inside), between)
 
 

@@ -18,7 +18,7 @@ from clip_jax.metrics.flops import count_jaxpr, inner_jaxprs
 from clip_jax.models.vit import grid
 from clip_jax.planner.compile import Measure, device_bytes
 from clip_jax.planner.counts import SLICES_AXIS, Collective, within
-from clip_jax.sharding.mesh import AXES, batch_sharding, make_mesh, mesh_shape
+from clip_jax.sharding.mesh import AXES, batch_sharding, check_slices, make_mesh, mesh_shape
 from clip_jax.sharding.rules import shardings
 from clip_jax.train import groups, program
 
@@ -88,8 +88,10 @@ def _saved(jaxpr: Any, pairs: int, stacked: frozenset[tuple[int, ...]]) -> float
 
 
 def sizes(cfg: Config, num_devices: int) -> dict[str, int]:
-    """Mesh axes of `cfg` on so many devices."""
-    return dict(zip(AXES, mesh_shape(cfg.mesh, num_devices), strict=True))
+    """Mesh axes of `cfg` on so many devices. Raises UserError if they do not fit."""
+    found = mesh_shape(cfg.mesh, num_devices)
+    check_slices(cfg.mesh, found, num_devices)
+    return dict(zip(AXES, found, strict=True))
 
 
 def settled(cfg: Config, mesh: dict[str, int]) -> Config:
@@ -186,10 +188,12 @@ def _collectives(
         streamed = cfg.loss.kind.endswith(("_ring", "_chunked"))  # gathers again; sums in float32
         there, back = (2 if streamed else 1) * wire * block, (4 if streamed else wire) * block
         if cfg.loss.kind.endswith("_ring"):
-            for name, hops in ((SLICES_AXIS, slices), (axes, n * slices)):
-                if name and hops > 1:
-                    sent = hops * (there + back)
-                    found.append(Collective("collective-permute", name, 3 * hops, sent, 2))
+            if n > 1:
+                sent = n * slices * (there + back)
+                found.append(Collective("collective-permute", axes, 3 * n * slices, sent, 2))
+            if slices > 1:  # texts are not sent home
+                sent = (slices - 1) * there + slices * back
+                found.append(Collective("collective-permute", SLICES_AXIS, 3 * slices, sent, 2))
         else:
             times = 2 if streamed else 1
             for name, first, others in ((SLICES_AXIS, 1, slices), (axes, slices, n)):

@@ -18,7 +18,7 @@ FREE = {
     "conditional", "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "domain",
     "add-dependency",
 }  # fmt: skip
-SLICES = {"dynamic-slice", "slice", "gather"}
+SLICING = {"dynamic-slice", "slice", "gather"}
 SLICES_AXIS = "slices"
 
 
@@ -166,7 +166,7 @@ def _read(program: Program, i: Instruction, here: Computation) -> float:
             continue
         if inner is not None and number in inner.parameters:
             total += min(size, _used(program, inner, inner.parameters[number]))
-        elif i.opcode.removesuffix("-start") in SLICES and number == 0:
+        elif i.opcode.removesuffix("-start") in SLICING and number == 0:
             total += min(size, sum(a.bytes for a in _filled(i)))
         elif not (i.opcode in ("dynamic-update-slice", "scatter") and number == 0):
             total += size
@@ -178,7 +178,7 @@ def _used(program: Program, here: Computation, value: Instruction) -> float:
     size, total = sum(a.bytes for a in value.arrays), 0.0
     for user in here.users[value.name]:
         numbers = [n for n, name in enumerate(user.operands) if name == value.name]
-        if user.opcode in SLICES and numbers == [0]:
+        if user.opcode in SLICING and numbers == [0]:
             total += sum(a.bytes for a in user.arrays)
         elif user.opcode == "dynamic-update-slice" and numbers == [0]:
             continue

@@ -1,10 +1,10 @@
 """From counts to seconds, by rooflines: estimates, with the constants of config/chips.py.
 
 `compute` is the FLOPs at the bfloat16 peak, `memory` the HBM traffic at full bandwidth, `cycles`
-XLA's own sum, `interconnect` the bytes sent over the links that an axis has, or between slices over
-the data-centre network (bandwidth alone: its latency is not known). The step lies between `best`
-(all of them at once: their maximum) and `seconds` (nothing is sent while anything is computed). No
-host, no input, no start-up.
+XLA's own sum, `interconnect` the bytes sent over the links that an axis has, `network` those sent
+between slices (by bandwidth alone: its latency is not known). The step lies between `best` (all of
+them at once: their maximum) and `seconds` (nothing is sent while anything is computed or sent
+elsewhere). No host, no input, no start-up.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Estimate:
     """Seconds of a step, and what follows.
 
     Attributes:
-        compute, memory, cycles, interconnect: as above; cycles is 0 where XLA gives none.
+        compute, memory, cycles, interconnect, network: as above; cycles is 0 where XLA gives none.
         best: the lower end.
         seconds: the upper end, the one that the rest is from.
         examples: per second.
@@ -34,11 +34,17 @@ class Estimate:
     memory: float
     cycles: float
     interconnect: float
+    network: float
     best: float
     seconds: float
     examples: float
     mfu: float
     by_collective: tuple[float, ...]
+
+    @property
+    def sent(self) -> float:
+        """Of `seconds`, what devices spend on each other."""
+        return self.interconnect + self.network
 
 
 def estimate(
@@ -59,11 +65,14 @@ def estimate(
     clock = topology.chip.clock
     cycles = measure.cycles / clock if clock else 0.0
     each = tuple(collective_seconds(c, topology, mesh) for c in measure.collectives)
-    sent = sum(each)
-    best = max(compute, memory, sent)
-    seconds = max(compute, memory, cycles) + sent
+    pairs = zip(measure.collectives, each, strict=True)
+    network = sum(s for c, s in pairs if c.axes == SLICES_AXIS)
+    inside = sum(each) - network
+    best = max(compute, memory, inside, network)
+    seconds = max(compute, memory, cycles) + inside + network
     mfu = model_flops / (seconds * devices * topology.device_flops)
-    return Estimate(compute, memory, cycles, sent, best, seconds, batch_size / seconds, mfu, each)
+    examples = batch_size / seconds
+    return Estimate(compute, memory, cycles, inside, network, best, seconds, examples, mfu, each)
 
 
 def collective_seconds(c: Collective, topology: Topology, mesh: dict[str, int]) -> float:

@@ -153,7 +153,8 @@ def to_json(plan: Plan, samples: float, price: float | None) -> dict[str, Any]:
         estimated["run"] = run_cost(e, plan.topology, samples, price) if e else None
     return {
         "name": cfg.name,
-        "topology": plan.topology.name,
+        "topology": plan.topology.slice_name,
+        "slices": plan.topology.slices,
         "chips": plan.topology.num_chips,
         "mesh": plan.mesh,
         "settings": settings(plan),
@@ -279,6 +280,7 @@ def _estimates(plan: Plan, e: Estimate, samples: float, price: float | None) -> 
         ("memory traffic, at full bandwidth", f"{e.memory:.4f} s" if e.memory else "not known"),
         ("XLA's cycles, without collectives", cycles),
         ("interconnect", f"{e.interconnect:.4f} s"),
+        *([("network between slices", f"{e.network:.4f} s")] if plan.topology.slices > 1 else []),
         ("step, nothing overlapping", f"{e.seconds:.4f} s"),
         ("step, all of it overlapping", f"{e.best:.4f} s"),
         ("pairs per second", f"{e.examples:,.0f}"),

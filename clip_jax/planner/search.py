@@ -175,8 +175,8 @@ def choose(
             fallen.append((g.name, f"does not fit{by} (compiled)"))
             continue
         plans.append((found, g))
-        work = found.estimate.seconds - found.estimate.interconnect
-        ratio = work / (g.estimate.seconds - g.estimate.interconnect)
+        work = found.estimate.seconds - found.estimate.sent
+        ratio = work / (g.estimate.seconds - g.estimate.sent)
         ratios[g.kind] = min(ratio, ratios.get(g.kind, ratio))
     ranked = sorted((p for p, _ in plans), key=lambda p: p.estimate.seconds if p.estimate else 0)
     return Found(cfg, topology, ranked, fallen, untried)
@@ -201,7 +201,7 @@ def _falls(
     if needed > TOO_LARGE * usable:
         return f"needs about {needed / GIB:.1f} GiB a device (from shapes and its like, compiled)"
     e = g.estimate
-    likely = (e.seconds - e.interconnect) * ratios.get(g.kind, 1.0) + e.interconnect
+    likely = (e.seconds - e.sent) * ratios.get(g.kind, 1.0) + e.sent
     if best and likely >= best:
         measured = "its like, compiled" if g.kind in ratios else "the bfloat16 peak"
         return f"slower: {likely:.3g} s (from shapes and {measured}) against {best:.3g} s"
@@ -238,8 +238,9 @@ def text(found: Found, samples: float, price: float | None) -> str:
 def options(p: plan.Plan) -> str:
     """The command-line options of a plan."""
     c = p.cfg
+    several = f"--config.mesh.num_slices={p.topology.slices} " if p.topology.slices > 1 else ""
     return (
-        f"--config.mesh.data={p.mesh['data']} --config.mesh.fsdp={p.mesh['fsdp']} "
+        f"{several}--config.mesh.data={p.mesh['data']} --config.mesh.fsdp={p.mesh['fsdp']} "
         f"--config.model.remat={c.model.remat} --config.num_microbatches={c.num_microbatches}"
     )
 

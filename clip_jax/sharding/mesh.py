@@ -47,6 +47,22 @@ def mesh_shape(cfg: MeshConfig, num_devices: int) -> tuple[int, int, int]:
     return (sizes[0], sizes[1], sizes[2])
 
 
+def check_slices(cfg: MeshConfig, sizes: tuple[int, int, int], num_devices: int) -> None:
+    """Raises UserError unless each slice has an equal part of `data` and all its devices."""
+    if cfg.num_slices == 1:
+        return
+    if sizes[0] % cfg.num_slices:
+        raise UserError(
+            f"config.mesh.num_slices: must divide the axis data, {sizes[0]} here "
+            f"(got {cfg.num_slices}); set config.mesh.fsdp so that it fits into one slice"
+        )
+    if (count := math.prod(sizes)) < num_devices:
+        raise UserError(
+            f"config.mesh.num_slices: {count} of {num_devices} devices would leave a slice out; "
+            "use them all (config.mesh.data=-1)"
+        )
+
+
 def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     """A mesh over `devices` (all by default; fewer when the sizes ask for fewer, one process).
 
@@ -57,11 +73,7 @@ def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     sizes = mesh_shape(cfg, len(devices))
     if cfg.num_slices > 1:
         devices = _by_slice(devices, cfg.num_slices)
-        if sizes[0] % cfg.num_slices:
-            raise UserError(
-                f"config.mesh.num_slices: must divide the axis data, {sizes[0]} here "
-                f"(got {cfg.num_slices}); set config.mesh.fsdp so that it fits into one slice"
-            )
+    check_slices(cfg, sizes, len(devices))
     count = math.prod(sizes)
     if count < len(devices) and jax.process_count() > 1:
         raise UserError(f"config.mesh: {count} of {len(devices)} devices; use them all (data=-1)")

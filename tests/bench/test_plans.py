@@ -64,6 +64,27 @@ def test_a_row_of_a_run_has_the_hours_of_its_stage():
     assert "| nothing fits |" in line and line.count("|") == bench.RUNS.count("|")
 
 
+def test_slices_are_the_recipes_unless_asked_for(monkeypatch, tmp_path):
+    from clip_jax.planner import search
+
+    seen = []
+
+    def run(cfg, topology, *_, **__):
+        seen.append((cfg.mesh.num_slices, topology.name))
+        return Found(cfg, topology, [], [], [])
+
+    monkeypatch.setattr(search, "run", run)
+    recipe = tmp_path / "own.py"
+    recipe.write_text(
+        "from clip_jax import recipe\n\n\ndef get_config(arg=''):\n    c = recipe('digits')\n"
+        "    c.mesh.num_slices = 2\n    return c\n"
+    )
+    bench.main([f"--recipes={recipe}", "--topologies=v5e:2x2"])
+    bench.main([f"--recipes={recipe}", "--topologies=v5e:2x2", "--num_slices=4"])
+    bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2"])
+    assert seen == [(2, "2 x v5e:2x2"), (4, "4 x v5e:2x2"), (1, "v5e:2x2")]
+
+
 def test_gpus_are_refused():
     with pytest.raises(UserError, match="only TPU programs can be compiled here .got H100:8"):
         bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2,H100:8"])

@@ -62,7 +62,7 @@ def test_slices():
     assert (two.name, two.slice_name) == ("2 x v5e:16x16", "v5e:16x16")
     assert (two.num_chips, two.num_devices) == (512, 512)
     assert joined(pod, 1) == pod
-    with pytest.raises(UserError, match="slices are of TPUs .got 2 of H100:8.; .* H100:16"):
+    with pytest.raises(UserError, match="slices are of TPUs .got 2 of H100:8.; plan H100:16 with"):
         joined(parse_topology("H100:8"), 2)
 
 

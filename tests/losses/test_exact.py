@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from clip_jax.config.schema import LossConfig, MeshConfig
-from clip_jax.losses import LOSSES, chosen
+from clip_jax.losses import LOSSES, build, chosen
+from clip_jax.metrics.flops import inner_jaxprs
 from clip_jax.sharding.mesh import batch_sharding, make_mesh
 
 MESHES = {
@@ -96,6 +97,30 @@ def test_any_slice_gives_the_same(kind, chunk, keep):
 @KEEP
 def test_a_ring_of_rings(kind, shape, num_slices, keep):
     check(kind, oracle.example(**RICH), shape, keep=keep, num_slices=num_slices, chunk=5)
+
+
+def permutes(jaxpr, times=1):
+    """(pairs, shape, how often) of every ppermute."""
+    for e in jaxpr.eqns:
+        if e.primitive.name == "ppermute":
+            yield e.params["perm"], e.invars[0].aval.shape, times
+        for inner in inner_jaxprs(e.params):
+            yield from permutes(inner, times * e.params.get("length", 1))
+
+
+def test_between_slices_embeddings_go_once_a_turn():
+    """Two slices of four devices: texts across once in each pass, their gradient there and back."""
+    mesh = make_mesh(MeshConfig(4, 2))
+    loss = build(LossConfig("softmax_ring"), mesh, 64, num_slices=2)
+    z, logit, group = oracle.example(b=64)
+    with jax.set_mesh(mesh):
+        grad = jax.make_jaxpr(jax.grad(lambda z: loss(z, logit, group)[0]))(z)
+    counts = {False: 0, True: 0}
+    for pairs, shape, times in permutes(grad.jaxpr):
+        across = {a // 4 != b // 4 for a, b in pairs}
+        assert len(across) == 1  # all of them, or none
+        counts[across.pop()] += times * (len(shape) == 2)  # (j, e): embeddings and gradients
+    assert counts == {True: 1 + 1 + 2, False: 8 + 8 + 8 + 1}
 
 
 @pytest.mark.parametrize("kind", LOSSES)

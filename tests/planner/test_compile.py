@@ -241,7 +241,7 @@ def test_a_real_compile_for_a_tpu():
     between = {c["kind"]: c for c in out["several"]["collectives"] if c["axes"] == "slices"}
     # Texts, their sums and gradients go on once a slice, not at each of the eight hops; gradients
     # are summed once a step, not once a micro-batch.
-    assert 0 < between["collective-permute"]["count"] <= 2 * 3 * 6
-    assert 0 < between["all-reduce"]["count"] <= out["leaves"] + 20
+    assert 0 < between["collective-permute"]["count"] <= 20
+    assert 0 < between["all-reduce"]["count"] <= out["leaves"]
     assert out["several"]["host_transfers"] == 0
     assert found["host_transfers"] == 0

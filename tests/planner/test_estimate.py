@@ -72,8 +72,13 @@ def test_slices_have_links_of_their_own_and_a_network_between_them():
     assert collective_seconds(inside, two, mesh) == collective_seconds(inside, POD, MESH)
     between = Collective("all-reduce", "slices", 10, 1e9, 2)  # 6.4 Tbit/s of 256 chips
     assert collective_seconds(between, two, mesh) == pytest.approx(1e9 * 8 * 256 / 6.4e12)
-    e = estimate(dataclasses.replace(NOTHING, flops=1e15), two, mesh, 1024, 1e15)
+    v4 = collective_seconds(between, joined(parse_topology("v4:4x4x4"), 2), mesh)
+    assert v4 == pytest.approx(1e9 / (25e9 / 8))  # a host's share of each of its eight devices
+    measure = dataclasses.replace(NOTHING, flops=1e15, collectives=(inside, between))
+    e = estimate(measure, two, mesh, 1024, 1e15)
     assert e.compute == pytest.approx(1e15 / (512 * 197e12))
+    assert (e.interconnect, e.network) == (pytest.approx(0.01), pytest.approx(0.32))
+    assert e.best == e.network and e.seconds == pytest.approx(e.compute + 0.33)
     assert run_cost(e, two, 1e6, None)["chip_hours"] == pytest.approx(1e6 / e.examples / 3600 * 512)
 
 

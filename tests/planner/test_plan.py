@@ -174,6 +174,32 @@ def test_a_state_larger_than_a_gpu(tmp_path, monkeypatch):
 TOO_MUCH = compiler.Measure(40e9, 50e9, 1e6, 1e15)
 
 
+def test_several_slices(tmp_path, monkeypatch):
+    sent = (
+        Collective("all-reduce", "data", 4, 1e6, 4),
+        Collective("all-reduce", "slices", 4, 3.125e7, 2),
+    )
+    found = compiler.Measure(1e6, 2e6, 1e3, 1e12, arguments=3e6, peak=4e6, collectives=sent)
+    asked = []
+    monkeypatch.setattr(compiler, "topology_devices", lambda topology: asked.append(topology) or [])
+    monkeypatch.setattr(compiler, "measure", lambda cfg, devices, meanwhile: found)
+    file = tmp_path / "plan.json"
+    two = "--config.mesh.num_slices=2"
+    status, _, err = command.run(*args(tmp_path, "--topology=v5e:2x2", two))  # data is 1 there
+    assert status == 2 and "must divide the axis data, 1 here (got 2)" in err
+    more = [two, "--config.mesh.data=-1", f"--json={file}"]
+    status, out, err = command.run(*args(tmp_path, "--topology=v5e:2x2", *more))
+    assert status == 0, err
+    assert [(t.slice_name, t.slices) for t in asked] == [("v5e:2x2", 2)]
+    assert "tiny: 16 pairs a step on 2 x v5e:2x2 (8 chips)\n  mesh data 8 x fsdp 1" in out
+    assert re.search(r"network between slices +0\.0100 s", out)
+    data = json.loads(file.read_text())
+    assert (data["topology"], data["slices"], data["chips"]) == ("v5e:2x2", 2, 8)
+    assert data["estimate"]["network"] == pytest.approx(0.01)
+    status, _, err = command.run(*args(tmp_path, "--topology=H100:4", two))
+    assert status == 2 and "plan H100:8 with config.mesh.num_slices=1" in err
+
+
 def test_what_to_try(tmp_path):
     cfg = tiny.config(tmp_path)
     cfg = dataclasses.replace(
@@ -186,6 +212,11 @@ def test_what_to_try(tmp_path):
     assert plan.advice(p) == f"try {wider} or --config.num_microbatches=2 or --search"
     odd = dataclasses.replace(p, mesh={"data": 3, "fsdp": 3, "tensor": 1})
     assert plan.advice(odd).startswith("try --config.mesh.data=1 --config.mesh.fsdp=9 or ")
+    mesh = {"data": 2, "fsdp": 2, "tensor": 1}
+    two = dataclasses.replace(cfg, mesh=MeshConfig(num_slices=2))
+    whole = dataclasses.replace(p, cfg=two, mesh=mesh)  # fsdp fills the slice
+    assert plan.advice(whole) == "try --config.num_microbatches=2 or --search"
+    mesh = {"data": 4, "fsdp": 1, "tensor": 1}
     gpus = dataclasses.replace(p, topology=parse_topology("H100:4"))
     assert plan.advice(gpus) == f"try {wider} or --config.num_microbatches=2"
     small = dataclasses.replace(cfg, batch_size=1)
