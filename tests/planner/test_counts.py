@@ -117,11 +117,13 @@ def test_what_goes_between_slices_is_no_transfer_to_the_host():
         between("gathered", "ALL_GATHER"),
         between("summed", "ALL_REDUCE"),
         between("passed", "ONE_TO_ONE"),
+        "%g = f32[32,128]{1,0} all-gather(%p), channel_id=3, replica_groups={}, dimensions={0}",
         "ROOT %r = f32[8,128]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,2},{1,3}}, "
         "use_global_device_ids=true, to_apply=%add",
     )
     mesh = {"data": 6, "fsdp": 2, "tensor": 1}
     assert sorted(collectives(text, mesh, slices=3)) == [
+        ("all-gather", "data+fsdp", 1, 3 * 4096, 4),
         ("all-gather", "slices", 1, 2 * 4096, 3),
         ("all-reduce", "data", 1, 4096, 2),
         ("all-reduce", "slices", 1, 2 * 4096 * 2 / 3, 3),
