@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from clip_jax.models.matmul import matmul
 from clip_jax.models.norm import LayerNorm
 from clip_jax.sharding.mesh import constrain
 
@@ -83,11 +84,31 @@ def big_vision_init(width: int, mlp_dim: int) -> BlockInit:
     return BlockInit(square, square, wide, wide, tiny, tiny)
 
 
-def linear(module: Any, shape: tuple[int, int], start: Initializer) -> tuple[jax.Array, jax.Array]:
+def linear(
+    module: Any,
+    shape: tuple[int, int],
+    start: Initializer,
+    bias_start: Initializer = nn.initializers.zeros,
+) -> tuple[jax.Array, jax.Array]:
     """Kernel and bias of `module`, in its dtype."""
     kernel = module.param("kernel", start, shape)
-    bias = module.param("bias", nn.initializers.zeros, shape[1:])
+    bias = module.param("bias", bias_start, shape[1:])
     return kernel.astype(module.dtype), bias.astype(module.dtype)
+
+
+class Linear(nn.Module):
+    """A linear map (b, t, d) -> (b, t, f), as flax's Dense."""
+
+    width: int
+    start: Initializer
+    bias_start: Initializer
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(b, t, d) -> (b, t, f)."""
+        kernel, bias = linear(self, (x.shape[-1], self.width), self.start, self.bias_start)
+        return matmul(x, kernel) + bias[None, None]
 
 
 class ToHeads(nn.Module):
@@ -108,7 +129,7 @@ class ToHeads(nn.Module):
         head = (self.heads, d // self.heads)
         kernel, bias = linear(self, (d, d), self.start)
         if LANES % head[1] == 0:
-            return (x @ kernel + bias[None, None]).reshape(b, t, *head)
+            return (matmul(x, kernel) + bias[None, None]).reshape(b, t, *head)
         bias = bias.reshape(1, 1, *head)
         return jnp.einsum("btd,dhk->bthk", x, kernel.reshape(d, *head)) + bias
 
@@ -125,7 +146,7 @@ class FromHeads(nn.Module):
         b, t, h, k = x.shape
         kernel, bias = linear(self, (h * k, h * k), self.start)
         if LANES % k == 0:
-            return x.reshape(b, t, h * k) @ kernel + bias[None, None]
+            return matmul(x.reshape(b, t, h * k), kernel) + bias[None, None]
         return jnp.einsum("bthk,hkd->btd", x, kernel.reshape(h, k, h * k)) + bias[None, None]
 
 
@@ -191,14 +212,10 @@ class Mlp(nn.Module):
         """(b, t, d) -> (b, t, d)."""
         i = self.start
         width = x.shape[-1]
-        x = nn.Dense(
-            self.hidden, dtype=self.dtype, kernel_init=i.up, bias_init=i.up_bias, name="up"
-        )(x)  # (b, t, f)
+        x = Linear(self.hidden, i.up, i.up_bias, self.dtype, name="up")(x)  # (b, t, f)
         # The backward pass needs x alone; else each elementwise step keeps a copy (six for a tanh)
         x = jax.checkpoint(ACTIVATIONS[self.activation], prevent_cse=False)(x)
-        return nn.Dense(
-            width, dtype=self.dtype, kernel_init=i.down, bias_init=i.down_bias, name="down"
-        )(x)  # (b, t, d)
+        return Linear(width, i.down, i.down_bias, self.dtype, name="down")(x)  # (b, t, d)
 
 
 class Block(nn.Module):

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from clip_jax.config.schema import ImageConfig
 from clip_jax.models import layers, posemb
+from clip_jax.models.matmul import matmul
 from clip_jax.models.norm import LayerNorm
 from clip_jax.models.transformer import blocks
 
@@ -46,7 +47,7 @@ class Patches(nn.Module):
         x = image[:, : rows * p, : columns * p].astype(self.dtype)
         x = x.reshape(b, rows, p, columns, p * c).swapaxes(2, 3)
         x = x.reshape(b, rows * columns, p * p * c)  # (b, t, p p c)
-        x = x @ kernel.astype(self.dtype).reshape(p * p * c, self.width)  # (b, t, d)
+        x = matmul(x, kernel.astype(self.dtype).reshape(p * p * c, self.width))  # (b, t, d)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.width,))
             x = x + bias.astype(self.dtype)[None, None]

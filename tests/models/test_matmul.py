@@ -1,0 +1,34 @@
+"""The product against `@`, whose gradient JAX derives, and what its own gradient is made of."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clip_jax.models.matmul import matmul
+
+
+def case(dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = (3, 5, 24), (24, 16), (3, 5, 16)
+    return [jax.random.normal(k, s).astype(dtype) for k, s in zip(keys, shapes, strict=True)]
+
+
+@pytest.mark.parametrize("dtype, limit", [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
+def test_value_and_gradient_are_those_of_jax(dtype, limit):
+    *args, g = case(dtype)
+    (ours, pull), (theirs, derived) = (jax.vjp(f, *args) for f in (matmul, jnp.matmul))
+    for a, b in zip((ours, *pull(g)), (theirs, *derived(g)), strict=True):
+        assert a.dtype == b.dtype == dtype and a.shape == b.shape
+        a, b = (np.asarray(v, np.float64) for v in (a, b))
+        assert np.linalg.norm(a - b) <= limit * np.linalg.norm(b)
+
+
+def test_no_gradient_is_transposed():
+    *args, g = case(jnp.float32)
+    ours, derived = (
+        jax.jit(lambda x, w, g, f=f: jax.vjp(f, x, w)[1](g)).lower(*args, g).as_text()
+        for f in (matmul, jnp.matmul)
+    )
+    assert ours.count("dot_general") >= 2 and "transpose" not in ours
+    assert "transpose" in derived  # else JAX has changed, and no gradient of our own is needed
