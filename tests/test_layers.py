@@ -25,13 +25,13 @@ LAYERS = (
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
     "flax": ("models",),
-    "optax": ("train", "eval"),
+    "optax": ("train",),
     "orbax": ("checkpoint",),
     "grain": ("data",),
     "torch": ("interop", "bench"),
     "tensorflow": (),
     "tensorflow_datasets": ("data",),
-    "ml_collections": ("config", "sweep"),
+    "ml_collections": ("config",),
     "matplotlib": ("report", "data"),
 }
 

@@ -12,7 +12,7 @@ import jax
 import pytest
 
 import tiny
-from clip_jax.config.chips import parse_topology
+from clip_jax.config.chips import joined, parse_topology
 from clip_jax.config.schema import MeshConfig
 from clip_jax.planner import cache, plan
 from clip_jax.planner import compile as compiler
@@ -107,6 +107,8 @@ def test_other_versions_and_other_code_are_other_results(monkeypatch, tmp_path):
     name = cache.key(cfg, where)
     assert name == cache.key(dataclasses.replace(cfg, name="other"), where)
     assert name != cache.key(dataclasses.replace(cfg, batch_size=32), where)
+    two = dataclasses.replace(cfg, mesh=dataclasses.replace(cfg.mesh, num_slices=2))
+    assert name != cache.key(two, joined(where, 2))
     monkeypatch.setattr(cache, "versions", lambda: {"jax": "0.0"})
     assert name != cache.key(cfg, where)
     monkeypatch.undo()
