@@ -299,11 +299,11 @@ class Job:
         if not processes.lead() or files.is_remote(self.workdir):
             return
         try:
-            self.report(None, step)
+            self.report(None, step, read_metrics(self.workdir))
         except Exception as e:  # whatever it is, training is worth more
             self.line.say(f"step {step}: the report could not be written ({e})")
 
-    def report(self, result: Result | None, step: int) -> str:
+    def report(self, result: Result | None, step: int, metrics: list[dict[str, Any]]) -> str:
         """Writes report.html as of `step`; `result` is that of the end. Returns its path."""
         cfg = read_config(self.workdir)
         facts = [
@@ -313,21 +313,20 @@ class Job:
         ]
         if result is None:
             facts.insert(0, ("state", f"running: step {step:,} of {cfg.num_steps:,}"))
-        return summary.write(cfg, self.workdir, result, facts)
+        return summary.write(cfg, self.workdir, metrics, result, facts)
 
     def finish(self, result: Result) -> None:
         """Writes and prints what is known at the end."""
-        end = self.stage.last
-        if result.metrics and not any(
-            summary.scores_of(end, x) for x in read_metrics(self.workdir)
-        ):
+        end, metrics = self.stage.last, read_metrics(self.workdir)
+        if result.metrics and not any(summary.scores_of(end, x) for x in metrics):
             times = self.ledger.values() if self.began < end else {}  # else it trained nothing
             self.writer.write(end, {**result.metrics, **times})
-        path = self.report(result, end)
+            metrics = read_metrics(self.workdir)
+        path = self.report(result, end, metrics)
         self.line.close()
         if result.rows:
             print(table(result.rows))
-        print(f"{summary.time_line(self.workdir)}; report: {path}", flush=True)
+        print(f"{summary.time_line(metrics)}; report: {path}", flush=True)
 
 
 def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:

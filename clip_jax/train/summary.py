@@ -13,7 +13,6 @@ from clip_jax.config.stages import expand
 from clip_jax.eval import published
 from clip_jax.eval.run import Result
 from clip_jax.metrics import goodput
-from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.page import RunReport, write_report
 from clip_jax.train import program, stages
 
@@ -41,9 +40,15 @@ def steps_line(cfg: Config) -> str:
     )
 
 
-def write(cfg: Config, workdir: str, result: Result | None, facts: list[tuple[str, str]]) -> str:
+def write(
+    cfg: Config,
+    workdir: str,
+    metrics: list[dict[str, Any]],
+    result: Result | None,
+    facts: list[tuple[str, str]],
+) -> str:
     """Writes report.html and returns its path; without a `result` the run still goes on."""
-    metrics, notes = read_metrics(workdir), []
+    notes = []
     if result and result.rows:
         notes.append(
             "Chance is one over the number of classes. A tie with another class counts as wrong."
@@ -53,7 +58,7 @@ def write(cfg: Config, workdir: str, result: Result | None, facts: list[tuple[st
                 "No name of a test class was a caption in training. Among all captions most "
                 "errors go to names that were."
             )
-    facts = [*facts, ("training time", time_line(workdir)), ("software", _software())]
+    facts = [*facts, ("training time", time_line(metrics)), ("software", _software())]
     return write_report(
         workdir,
         RunReport(
@@ -70,9 +75,8 @@ def write(cfg: Config, workdir: str, result: Result | None, facts: list[tuple[st
     )
 
 
-def time_line(workdir: str) -> str:
+def time_line(metrics: list[dict[str, Any]]) -> str:
     """'training took 318 s; 88 % of 363 s were steps; compilation 20 s'."""
-    metrics = read_metrics(workdir)
     found = goodput.summary(metrics)
     rest = f" ({found.text()})" if found else ""
     return f"training took {training_seconds(metrics):.0f} s{rest}"
