@@ -20,13 +20,17 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> Any:
-    return x @ kernel, (x, kernel)
+def _forward(x: Any, kernel: Any) -> Any:
+    """Keeps what the gradients need that are asked for: not those of pixels and frozen kernels."""
+    kept = (x.value if kernel.perturbed else None, kernel.value if x.perturbed else None)
+    return x.value @ kernel.value, kept
 
 
-def _backward(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(kept: tuple[jax.Array | None, jax.Array | None], g: jax.Array) -> Any:
     x, kernel = kept
-    return jnp.tensordot(g, kernel, (2, 1)), jnp.tensordot(x, g, ((0, 1), (0, 1)))
+    dx = None if kernel is None else jnp.tensordot(g, kernel, (2, 1))
+    dkernel = None if x is None else jnp.tensordot(x, g, ((0, 1), (0, 1)))
+    return dx, dkernel
 
 
-matmul.defvjp(_forward, _backward)
+matmul.defvjp(_forward, _backward, symbolic_zeros=True)

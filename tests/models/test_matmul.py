@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clip_jax.metrics import flops
 from clip_jax.models.matmul import matmul
 
 
@@ -32,3 +33,27 @@ def test_no_gradient_is_transposed():
     )
     assert ours.count("dot_general") >= 2 and "transpose" not in ours
     assert "transpose" in derived  # else JAX has changed, and no gradient of our own is needed
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("argument, products", [(0, 1), (1, 1), ((0, 1), 2)])
+def test_only_gradients_that_are_asked_for_are_computed(argument, products, remat):
+    x, kernel, _ = case(jnp.float32)
+    product = jax.checkpoint(matmul) if remat else matmul
+
+    def loss(x, kernel):
+        return jnp.sum(product(x, kernel))
+
+    forward = flops.count(loss, x, kernel)
+    assert forward == 2 * x.size * kernel.shape[1]
+    assert flops.count(jax.grad(loss, argument), x, kernel) == (1 + products) * forward
+
+
+def test_frozen_kernels_of_a_stack_have_no_gradient():
+    x, kernel, _ = case(jnp.float32)
+    kernels = jnp.stack([kernel @ kernel.T] * 3)  # (l, d, d)
+
+    def loss(x, kernels):
+        return jnp.sum(jax.lax.scan(lambda x, k: (matmul(x, k), None), x, kernels)[0])
+
+    assert flops.count(jax.grad(loss), x, kernels) == 2 * flops.count(loss, x, kernels)
