@@ -1,7 +1,8 @@
 """The members of a tar file (USTAR, GNU, pax) with the place of their bytes; nothing is extracted.
 
 Python's tarfile takes a cut archive for a shorter one; here any damage that could hide members
-is a UserError. Cost: one 512-byte read a member, about 130,000 members a second.
+is a UserError. Cost: one 512-byte read a large member, one read of AHEAD bytes for the small ones
+that lie in it, about 130,000 members a second.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 from clip_jax.errors import UserError
 
+AHEAD = 1 << 17  # as much as a FUSE file system, such as a mounted bucket, gives by one request
 _BLOCK = 512
 _ZERO = bytes(_BLOCK)
 _MAX_EXTENSION = 1 << 24  # bytes of a long name or a pax header; more is damage
@@ -37,17 +39,32 @@ def members(path: str) -> Iterator[Member]:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield from _walk(fd, path, os.fstat(fd).st_size)
+        yield from _walk(_Ahead(fd), path, os.fstat(fd).st_size)
     finally:
         os.close(fd)
 
 
-def _walk(fd: int, path: str, file_size: int) -> Iterator[Member]:
+class _Ahead:
+    """Reads a file upwards, AHEAD bytes at once unless it skips more than those."""
+
+    def __init__(self, fd: int):
+        self._fd, self._start, self._data = fd, 0, b""
+
+    def read(self, size: int, pos: int) -> bytes:
+        """As os.pread."""
+        end = self._start + len(self._data)
+        if pos < self._start or pos + size > end:
+            near = pos - end <= AHEAD
+            self._start, self._data = pos, os.pread(self._fd, max(size, near * AHEAD), pos)
+        return self._data[pos - self._start :][:size]
+
+
+def _walk(file: _Ahead, path: str, file_size: int) -> Iterator[Member]:
     pos, shared, extra = 0, {}, {}  # pax values of all members; of the next member
     while True:
-        header = os.pread(fd, _BLOCK, pos)
+        header = file.read(_BLOCK, pos)
         if header == _ZERO:
-            return _check_end(fd, path, pos, file_size)
+            return _check_end(file, path, pos, file_size)
         _check_header(header, path, pos)
         kind, start, values = header[156:157], pos + _BLOCK, {**shared, **extra}
         size = 0 if kind in _WITHOUT_DATA else _size(header, path, pos)
@@ -57,7 +74,7 @@ def _walk(fd: int, path: str, file_size: int) -> Iterator[Member]:
         if pos > file_size:
             raise _cut(path, start, f"a member of {size} bytes at byte {start} is cut off")
         if kind in _EXTENSIONS:
-            extension = _extension(fd, path, start, size, kind)
+            extension = _extension(file, path, start, size, kind)
             (shared if kind == b"g" else extra).update(extension)
             continue
         if kind == b"S" or values.get("sparse"):
@@ -81,11 +98,11 @@ def _check_header(header: bytes, path: str, pos: int) -> None:
         raise _damaged(path, pos, header)
 
 
-def _check_end(fd: int, path: str, pos: int, file_size: int) -> None:
+def _check_end(file: _Ahead, path: str, pos: int, file_size: int) -> None:
     """A complete tar ends in two zero blocks, and in nothing but zeros after them."""
     if pos + 2 * _BLOCK > file_size:
         raise _cut(path, pos, f"ends after one zero block at byte {pos}")
-    while chunk := os.pread(fd, 1 << 20, pos):
+    while chunk := file.read(1 << 20, pos):
         if chunk.count(0) != len(chunk):
             raise UserError(
                 f"{path}: other data follows the end of the tar near byte {pos}; a tar joined by "
@@ -135,11 +152,11 @@ def _decode(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _extension(fd: int, path: str, start: int, size: int, kind: bytes) -> dict:
+def _extension(file: _Ahead, path: str, start: int, size: int, kind: bytes) -> dict:
     """Values for the next member from a GNU long name or a pax header."""
     if size > _MAX_EXTENSION:
         raise _damaged(path, start - _BLOCK)
-    data = os.pread(fd, size, start)
+    data = file.read(size, start)
     if kind == b"L":
         return {"path": _decode(data.split(b"\0")[0])}
     return {} if kind == b"K" else _pax(data, path, start)

@@ -1,53 +1,22 @@
-"""Tars as a source: grouping, fields, the cached index, and messages."""
+"""Tars as a source: grouping, fields, paths, and how they are opened."""
 
-import functools
-import io
 import json
 import os
-import pickle
 import tarfile
 import threading
-from pathlib import Path
 
 import pytest
+from tiny_tars import open_tars, sample, write_shards, write_tar
 
-from clip_jax.config.schema import SplitConfig
 from clip_jax.data.record import BadRecord
-from clip_jax.data.sources import tar, webdataset
-from clip_jax.data.sources.webdataset import expand, open_webdataset, split_name
+from clip_jax.data.sources import webdataset
+from clip_jax.data.sources.webdataset import expand
 from clip_jax.errors import UserError
 
 
-def _tar(path, members):
-    with tarfile.open(path, "w") as out:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return str(path)
-
-
-def _sample(n, **fields):
-    image, text = f"jpeg {n}".encode(), f"caption {n}\n".encode()
-    json_text = json.dumps({"label": n, **fields}).encode()
-    return [(f"{n:04d}.jpg", image), (f"{n:04d}.txt", text), (f"{n:04d}.json", json_text)]
-
-
-def _shards(folder, count=3, each=4):
-    return [
-        _tar(folder / f"s-{k:05d}.tar", sum((_sample(k * each + i) for i in range(each)), []))
-        for k in range(count)
-    ]
-
-
-def _open(*paths, index_dir="", **options):
-    cfg = SplitConfig(kind="webdataset", paths=tuple(map(str, paths)), **options)
-    return open_webdataset(cfg, index_dir)
-
-
 def test_every_sample_has_its_number(tmp_path):
-    _shards(tmp_path)
-    source = _open(tmp_path / "s-{00000..00002}.tar")
+    write_shards(tmp_path)
+    source = open_tars(tmp_path / "s-{00000..00002}.tar")
     assert len(source) == 12
     for i in (11, *range(12)):
         example = source[i]
@@ -60,20 +29,12 @@ def test_every_sample_has_its_number(tmp_path):
 
 
 def test_order_of_members_does_not_matter(tmp_path):
-    a, b = _sample(1), _sample(2)
-    path = _tar(tmp_path / "a.tar", [a[0], b[1], b[2], a[2], b[0], a[1]])
-    source = _open(path)
+    a, b = sample(1), sample(2)
+    path = write_tar(tmp_path / "a.tar", [a[0], b[1], b[2], a[2], b[0], a[1]])
+    source = open_tars(path)
     assert [source[i].key for i in range(2)] == ["0001", "0002"]
     assert [source[i].texts for i in range(2)] == [("caption 1",), ("caption 2",)]
     assert [source[i].image for i in range(2)] == [b"jpeg 1", b"jpeg 2"]
-
-
-def test_keys_of_odd_names():
-    assert split_name("x.y/001.Left.JPG") == ("x.y/001", "left.jpg")
-    assert split_name("./0.jpg") == ("./0", "jpg")
-    assert split_name("../../etc/x.jpg") == ("../../etc/x", "jpg")
-    for name in ("README", ".hidden.jpg", "a/.jpg", "__meta__.json", "folder.d/"):
-        assert split_name(name)[1] == ""
 
 
 def test_unusable_samples_keep_their_number(tmp_path):
@@ -84,10 +45,10 @@ def test_unusable_samples_keep_their_number(tmp_path):
     members += [("e.jpg", b"i"), ("e.txt", b" \n"), ("f.jpg", b"i"), ("f.txt", b"t")]
     members += [("f.json", b"{"), ("g.jpg", b"i"), ("g.txt", b"t"), ("g.json", b"[1]")]
     members += [("ok.jpg", b"i"), ("ok.txt", b"t")]
-    _tar(path, members)
+    write_tar(path, members)
     with tarfile.open(path, "a") as out:
         out.addfile(link)
-    source, reasons = _open(path), []
+    source, reasons = open_tars(path), []
     assert len(source) == 8
     for i in range(7):
         with pytest.raises(BadRecord) as e:
@@ -107,7 +68,7 @@ def test_fields_and_captions_by_name(tmp_path):
         "f": 0.5,
         "n": None,
     }
-    path = _tar(
+    path = write_tar(
         tmp_path / "a.tar",
         [
             ("a.left.PNG", b"left"),
@@ -118,66 +79,16 @@ def test_fields_and_captions_by_name(tmp_path):
             ("a.json", json.dumps(values).encode()),
         ],
     )
-    default = _open(path)[0]
+    default = open_tars(path)[0]
     assert (default.image, default.texts) == (b"jpg", ("txt",))
     assert default.fields == {"alt": "alt", "w": 3, "ok": 1}
-    assert _open(path, image_field="gif, left.png,jpg", caption_field="cap")[0].image == b"left"
-    assert _open(path, caption_field=".CAP")[0].texts == ("cap",)
-    both = _open(path, caption_field="json:caption")
+    assert open_tars(path, image_field="gif, left.png,jpg", caption_field="cap")[0].image == b"left"
+    assert open_tars(path, caption_field=".CAP")[0].texts == ("cap",)
+    both = open_tars(path, caption_field="json:caption")
     assert both[0].texts == both.texts(0) == ("one", "two")
-    alt = _open(path, caption_field="json:alt")[0]
+    alt = open_tars(path, caption_field="json:alt")[0]
     assert (alt.texts, alt.fields) == (("alt",), {"w": 3, "ok": 1})
-    assert _open(path, caption_field="json:none").texts(0) == ()
-
-
-def test_duplicates_are_refused(tmp_path):
-    path = _tar(tmp_path / "a.tar", _sample(1) + _sample(2) + [("0001.JPG", b"again")])
-    with pytest.raises(UserError, match=r"a\.tar: '0001\.jpg' is there twice"):
-        _open(path)
-
-
-def test_index_is_written_once_and_renewed(tmp_path, monkeypatch):
-    path = _shards(tmp_path, 1)[0]
-    _open(path)
-    assert sorted(os.listdir(tmp_path)) == ["s-00000.tar", "s-00000.tar.idx"]
-    walk = tar.members
-    monkeypatch.setattr(tar, "members", lambda _: pytest.fail("walked"))
-    assert _open(path)[3].key == "0003"
-    for change in (
-        lambda: os.utime(path, ns=(1, 1)),
-        lambda: _tar(path, _sample(7)),
-        lambda: _damage(path + ".idx"),
-        lambda: os.truncate(path + ".idx", 50),
-    ):
-        change()
-        walked = []
-        monkeypatch.setattr(tar, "members", lambda x, w=walked: w.append(x) or walk(x))
-        first = [x.key for x in _open(path)]
-        assert walked == [path]
-        assert [x.key for x in _open(path)] == first
-        assert walked == [path]
-    assert first == ["0007"]
-    _open(path, caption_field="cap")
-    assert walked == [path, path]
-
-
-def _damage(path):
-    with open(path, "r+b") as f:
-        f.seek(-3, os.SEEK_END)
-        f.write(b"???")
-
-
-def test_index_goes_elsewhere_where_it_cannot_lie_beside(tmp_path, monkeypatch):
-    data, work = tmp_path / "data", tmp_path / "work"
-    data.mkdir()
-    path = _shards(data, 1)[0]
-    os.mkdir(path + ".idx")  # in the way: the rename fails, as in a read-only folder
-    want = [x.image for x in _open(path)]
-    assert sorted(os.listdir(data)) == ["s-00000.tar", "s-00000.tar.idx"]
-    _open(path, index_dir=str(work))
-    assert len(os.listdir(work)) == 1
-    monkeypatch.setattr(tar, "members", lambda _: pytest.fail("walked"))
-    assert [x.image for x in _open(path, index_dir=str(work))] == want
+    assert open_tars(path, caption_field="json:none").texts(0) == ()
 
 
 def test_patterns(tmp_path):
@@ -212,33 +123,22 @@ def test_patterns(tmp_path):
     ],
 )
 def test_paths_that_are_refused(tmp_path, monkeypatch, pattern, message):
-    _shards(tmp_path)
+    write_shards(tmp_path)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as e:
-        _open(pattern)
+        open_tars(pattern)
     assert "\n" not in str(e.value)
 
 
 def test_a_shard_given_twice_is_refused(tmp_path):
-    path = _shards(tmp_path, 1)[0]
+    path = write_shards(tmp_path, 1)[0]
     with pytest.raises(UserError, match="given 2 times"):
-        _open(path, tmp_path / "*.tar")
+        open_tars(path, tmp_path / "*.tar")
 
 
 def test_caption_key_must_be_named(tmp_path):
     with pytest.raises(UserError, match="caption_field: no key"):
-        _open(_shards(tmp_path, 1)[0], caption_field="json:")
-
-
-def test_cut_shards_never_lose_samples_silently(tmp_path):
-    data = open(_shards(tmp_path, 1)[0], "rb").read()
-    complete = len(data.rstrip(b"\0")) // 512 * 512 + 512 + 1024
-    path = tmp_path / "cut.tar"
-    for size in range(0, complete, 100):
-        path.write_bytes(data[:size])
-        with pytest.raises(UserError, match="cut.tar"):
-            _open(path)
-    assert not os.path.exists(str(path) + ".idx")
+        open_tars(write_shards(tmp_path, 1)[0], caption_field="json:")
 
 
 def test_fingerprint_follows_the_data_not_the_place(tmp_path):
@@ -246,70 +146,78 @@ def test_fingerprint_follows_the_data_not_the_place(tmp_path):
     prints = []
     for folder in copies:
         folder.mkdir()
-        _shards(folder)
+        write_shards(folder)
         os.utime(folder / "s-00000.tar", ns=(len(prints), 1))
-        prints.append(_open(folder / "*.tar").fingerprint)
-    assert prints[0] == prints[1] == _open(copies[0] / "*.tar").fingerprint
+        prints.append(open_tars(folder / "*.tar").fingerprint)
+    assert prints[0] == prints[1] == open_tars(copies[0] / "*.tar").fingerprint
     others = [
-        _open(copies[0] / "s-{00000,00002,00001}.tar"),
-        _open(copies[0] / "s-0000[01].tar"),
-        _open(copies[0] / "*.tar", image_field="png"),
-        _open(copies[0] / "*.tar", caption_field="json:label"),
+        open_tars(copies[0] / "s-{00000,00002,00001}.tar"),
+        open_tars(copies[0] / "s-0000[01].tar"),
+        open_tars(copies[0] / "*.tar", image_field="png"),
+        open_tars(copies[0] / "*.tar", caption_field="json:label"),
     ]
-    _tar(copies[1] / "s-00000.tar", [(n.replace("0001", "0009"), d) for n, d in _sample(1)])
-    others.append(_open(copies[1] / "*.tar"))
+    write_tar(copies[1] / "s-00000.tar", [(n.replace("0001", "0009"), d) for n, d in sample(1)])
+    others.append(open_tars(copies[1] / "*.tar"))
     assert len({prints[0], *(x.fingerprint for x in others)}) == 6
 
 
-def test_pickles_and_serves_many_threads(tmp_path, monkeypatch):
-    few = functools.lru_cache(maxsize=2)(webdataset._descriptor.__wrapped__)
-    monkeypatch.setattr(webdataset, "_descriptor", few)  # evicts what others are reading
-    paths, wrong = _shards(tmp_path, 20, 3), []
-    source = pickle.loads(pickle.dumps(_open(*paths)))
+def test_many_shards_are_opened_at_once(tmp_path, monkeypatch):
+    """On a mounted bucket each waits for round trips."""
+    paths, opening = write_shards(tmp_path, 16, 2), webdataset.open_shard
+    meet = threading.Barrier(16, timeout=60)
 
-    def read(seed):
-        for k in range(300):
-            i = (k * 7 + seed * 13) % 60
-            if source[i].image != f"jpeg {i}".encode():
-                wrong.append(i)
+    def together(*args):
+        meet.wait()
+        return opening(*args)
 
-    threads = [threading.Thread(target=read, args=(n,)) for n in range(8)]
-    for x in threads:
-        x.start()
-    for x in threads:
-        x.join()
-    assert not wrong
+    monkeypatch.setattr(webdataset, "open_shard", together)
+    source = open_tars(*paths)
+    assert [x.key for x in source] == [f"{i:04d}" for i in range(32)]
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux")
-def test_descriptors_are_bounded_and_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset.files, "write_bytes", _refuse)  # 300 fsyncs take seconds
-    webdataset._descriptor.cache_clear()
-    source = _open(*_shards(tmp_path, 300, 1))
-    assert [x.key for x in source] == [f"{i:04d}" for i in range(300)]
-    assert 0 < _open_below(tmp_path) <= webdataset._MAX_OPEN
-    webdataset._descriptor.cache_clear()
-    assert _open_below(tmp_path) == 0
+def test_hosts_index_different_shards_first(tmp_path, monkeypatch):
+    paths, orders = write_shards(tmp_path, 12, 1), []
+    opening = webdataset.open_shard
+    monkeypatch.setattr(webdataset, "THREADS", 1)
+    monkeypatch.setattr(
+        webdataset, "open_shard", lambda p, *rest: orders[-1].append(p) or opening(p, *rest)
+    )
+    for host in ("host-0", "host-1", "host-0"):
+        monkeypatch.setattr(webdataset.socket, "gethostname", lambda host=host: host)
+        orders.append([])
+        assert [x.key for x in open_tars(*paths)] == [f"{i:04d}" for i in range(12)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == paths
 
 
-def _open_below(folder):
-    """Descriptors of this process on files below `folder`: others come and go beside the test."""
-    links = Path("/proc/self/fd").iterdir()
-    return sum(os.path.realpath(x).startswith(f"{folder.resolve()}/") for x in links)
+def test_a_damaged_shard_ends_the_opening(tmp_path, monkeypatch):
+    paths, opened, told = write_shards(tmp_path, 12, 1), [], threading.Event()
+    pool = webdataset.concurrent.futures.ThreadPoolExecutor
+    shutdown = pool.shutdown
+
+    def first_fails(path, *_):
+        opened.append(path)
+        if len(opened) == 1:
+            raise UserError(f"{path}: damaged")
+        told.wait(60)
+
+    def tell(self, **options):
+        shutdown(self, **{**options, "wait": False})
+        told.set()
+        shutdown(self)
+
+    monkeypatch.setattr(webdataset, "THREADS", 1)
+    monkeypatch.setattr(webdataset, "open_shard", first_fails)
+    monkeypatch.setattr(pool, "shutdown", tell)
+    with pytest.raises(UserError, match="damaged"):
+        open_tars(*paths)
+    assert len(opened) <= 2
 
 
-def _refuse(path, data):
-    raise UserError(f"{path}: the disk is full")
-
-
-def test_shards_that_vanish_or_change_during_the_run(tmp_path):
-    paths = _shards(tmp_path)
-    source = _open(*paths)
-    os.unlink(paths[0])
-    with pytest.raises(BadRecord, match="s-00000.tar: No such file"):
-        source[0]
-    assert source.texts(0) == ()
-    _tar(paths[1], _sample(9))
-    with pytest.raises(UserError, match="has changed"):
-        source[4]
-    assert source[8].key == "0008"
+def test_long_openings_tell_how_far_they_are(tmp_path, monkeypatch, capsys):
+    paths = write_shards(tmp_path)
+    open_tars(*paths)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(webdataset, "QUIET_S", -1)
+    open_tars(*paths)
+    assert capsys.readouterr().err.splitlines()[-1] == "opening shard 3/3"
