@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 
 @jax.custom_vjp
@@ -26,7 +27,9 @@ def _forward(x: Any, kernel: Any) -> Any:
     return x.value @ kernel.value, kept
 
 
-def _backward(kept: tuple[jax.Array | None, jax.Array | None], g: jax.Array) -> Any:
+def _backward(kept: tuple[jax.Array | None, jax.Array | None], g: Any) -> Any:
+    if isinstance(g, SymbolicZero):  # what follows has a gradient of its own, and it is none
+        return None, None
     x, kernel = kept
     dx = None if kernel is None else jnp.tensordot(g, kernel, (2, 1))
     dkernel = None if x is None else jnp.tensordot(x, g, ((0, 1), (0, 1)))

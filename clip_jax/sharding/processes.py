@@ -20,6 +20,7 @@ from clip_jax.errors import RESTART, USER, Stop, UserError
 
 T = TypeVar("T")
 WAIT_S = 3600.0
+BUILD_S = 24 * WAIT_S  # indexes of all tars; of a process that dies jax tells the others by itself
 _calls = itertools.count()  # calls are matched by their order
 
 
@@ -42,15 +43,16 @@ def error(message: str) -> UserError | Stop:
     return Shared(message) if lead() else Stop("", USER)
 
 
-def agree(mine: str, judge: Callable[[list[str]], str]) -> str:
+def agree(mine: str, judge: Callable[[list[str]], str], wait_s: float = WAIT_S) -> str:
     """Brings a text of every process to process 0, and its judgement to all.
 
     Args:
         mine: of this process.
         judge: called on process 0 with all texts, by process.
+        wait_s: for the others.
 
     Raises:
-        Stop: the others do not come within an hour.
+        Stop: the others do not come in that time.
     """
     count, me = jax.process_count(), jax.process_index()
     if count == 1:
@@ -58,8 +60,8 @@ def agree(mine: str, judge: Callable[[list[str]], str]) -> str:
     place = f"clip_jax/{next(_calls)}"
     if me:
         _put(f"{place}/{me}", mine)
-        return _get(f"{place}/answer", 0)
-    answer = judge([mine, *(_get(f"{place}/{i}", i) for i in range(1, count))])
+        return _get(f"{place}/answer", 0, wait_s)
+    answer = judge([mine, *(_get(f"{place}/{i}", i, wait_s) for i in range(1, count))])
     _put(f"{place}/answer", answer)
     return answer
 
@@ -69,13 +71,17 @@ def tell(text: str) -> str:
     return agree("", lambda _: text)
 
 
-def check(problem: str) -> None:
+def check(problem: str, wait_s: float = WAIT_S) -> None:
     """Raises on all processes if one of them brings a problem; "" is none.
+
+    Args:
+        problem: of this process.
+        wait_s: for the others.
 
     Raises:
         UserError: each problem with the number of its process, or alone if all have the same.
     """
-    if message := agree(problem, _joined):
+    if message := agree(problem, _joined, wait_s):
         raise error(message)
 
 
@@ -96,7 +102,7 @@ def by_host(call: Callable[[], T]) -> T:
         problem = ""
         if first is turn:
             problem, result = _tried(call)
-        check(problem)
+        check(problem, BUILD_S)
     return result
 
 
@@ -157,9 +163,9 @@ def _put(key: str, text: str) -> None:
     _client().key_value_set(key, f"={text}")  # never empty
 
 
-def _get(key: str, process: int) -> str:
+def _get(key: str, process: int, wait_s: float) -> str:
     try:
-        return _client().blocking_key_value_get(key, int(WAIT_S * 1000))[1:]
+        return _client().blocking_key_value_get(key, int(wait_s * 1000))[1:]
     except jax.errors.JaxRuntimeError as e:
         why = str(e).partition("\n")[0]
         raise Stop(f"process {process} does not answer: {why}", RESTART) from e

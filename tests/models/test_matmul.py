@@ -57,3 +57,17 @@ def test_frozen_kernels_of_a_stack_have_no_gradient():
         return jnp.sum(jax.lax.scan(lambda x, k: (matmul(x, k), None), x, kernels)[0])
 
     assert flops.count(jax.grad(loss), x, kernels) == 2 * flops.count(loss, x, kernels)
+
+
+def test_before_a_gradient_of_nothing():
+    """What follows may have a gradient of its own, and for the product none."""
+
+    @jax.custom_vjp
+    def last(y, x):
+        return jnp.sum(y) + jnp.sum(x**2)
+
+    last.defvjp(lambda y, x: (last(y, x), x), lambda x, g: (None, 2 * g * x))
+    x, kernel = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
+    grads = jax.grad(lambda x, k: last(matmul(x, k), x), (0, 1))(x, kernel)
+    np.testing.assert_array_equal(grads[0], 2 * x)
+    np.testing.assert_array_equal(grads[1], 0 * kernel)

@@ -16,6 +16,7 @@ class Service:
 
     def __init__(self):
         self._values, self._changed = {}, threading.Condition()
+        self.waits_ms = set()
 
     def key_value_set(self, key, value):
         with self._changed:
@@ -24,6 +25,7 @@ class Service:
             self._changed.notify_all()
 
     def blocking_key_value_get(self, key, timeout_in_ms):
+        self.waits_ms.add(timeout_in_ms)
         with self._changed:
             assert self._changed.wait_for(lambda: key in self._values, 10), key
             return self._values[key]
@@ -134,6 +136,12 @@ def test_the_first_of_each_host_builds_and_the_others_find_it(run):
 
     results = run(lambda i: processes.by_host(lambda: broken(i)), count=4, hosts=hosts)
     assert refused(results, "process 3: data: is gone")
+
+
+def test_what_a_host_builds_may_take_longer_than_an_answer(run):
+    waits_ms = lambda call: run(lambda i: call() or processes._client().waits_ms)[0]  # noqa: E731
+    assert waits_ms(lambda: processes.together(lambda: None)) == {3_600_000}
+    assert waits_ms(lambda: processes.by_host(lambda: None)) == {3_600_000, 24 * 3_600_000}
 
 
 def test_differences_are_named(run):

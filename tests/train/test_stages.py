@@ -106,7 +106,9 @@ def test_unusable_pairs_are_counted_through_all_stages(whole):
     assert counts == sorted(counts) and counts[-1] >= 2  # 104 examples of 40 pairs
 
 
-@pytest.mark.parametrize("step", [2, 4, 7])
+@pytest.mark.parametrize(
+    "step", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 7]
+)
 def test_a_run_that_was_killed_goes_on_bit_by_bit(whole, folders, step, tmp_path):
     run = shutil.copytree(whole[0], tmp_path / "run")
     for later in range(step + 1, LAST + 1):

@@ -100,5 +100,5 @@ def all_captions(source: Source) -> Iterator[str]:
 
 
 def index_dir(workdir: str) -> str:
-    """Folder of a run for indexes of read-only shards; '' for a remote workdir."""
-    return "" if files.is_remote(workdir) else files.join(workdir, "index")
+    """Folder of a run for indexes of read-only shards."""
+    return files.join(workdir, "index")

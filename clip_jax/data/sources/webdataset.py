@@ -28,16 +28,19 @@ import re
 import socket
 import stat
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from clip_jax import files
 from clip_jax.config.schema import SplitConfig
 from clip_jax.data.record import BadRecord, Example, Place, checked, clean_texts, digest, scalars
-from clip_jax.data.sources.shard import VERSION, Shard, Suffixes, open_shard, unreadable
+from clip_jax.data.sources.shard import VERSION, Shard, Suffixes, open_shard
 from clip_jax.errors import UserError
 from clip_jax.metrics.writers import LiveLine
 
+T = TypeVar("T")
 THREADS = 32  # that open shards
 QUIET_S = 10  # how long that may take without a word
 _MAX_SHARDS = 1_000_000
@@ -47,30 +50,40 @@ def open_webdataset(cfg: SplitConfig, index_dir: str) -> "WebDataset":
     """Opens the tars of `cfg.paths`, building the indexes that are missing."""
     suffixes = _suffixes(cfg)
     paths = expand(cfg.paths)
+    ended = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(_stat, paths))  # a missing shard is told before any is indexed
-        # In another order on each host: those that share a disk seldom index the same shard.
-        numbers = random.Random(socket.gethostname()).sample(range(len(paths)), len(paths))
-        opened = {
-            i: pool.submit(open_shard, paths[i], found[i], suffixes, index_dir) for i in numbers
-        }
-        try:
-            _wait(list(opened.values()))
+        try:  # a missing shard is told before any is indexed
+            found = list(_told(pool.map(_stat, paths), len(paths), "looking for shard"))
+            # In another order on each host: those that share a disk seldom index the same shard.
+            order = random.Random(socket.gethostname()).sample(range(len(paths)), len(paths))
+            shards = {
+                i: pool.submit(open_shard, paths[i], found[i], suffixes, index_dir, ended)
+                for i in order
+            }
+            done = concurrent.futures.as_completed(shards.values())
+            for shard in _told(done, len(paths), "opening shard"):
+                shard.result()
         finally:
+            ended.set()
             pool.shutdown(cancel_futures=True)
-    return WebDataset([opened[i].result() for i in range(len(paths))], suffixes)
+    return WebDataset([shards[i].result() for i in range(len(paths))], suffixes)
 
 
-def _wait(opened: Sequence[concurrent.futures.Future[Shard]]) -> None:
-    """Until all are opened or one fails; tells how far it is if that takes long."""
-    began, live = time.monotonic(), LiveLine(len(opened), sys.stderr, unit="opening shard")
+def _told(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
+    """The same items; process 0 tells how far it is if they take long."""
+    began, live = time.monotonic(), None
     try:
-        for done, future in enumerate(concurrent.futures.as_completed(opened), 1):
-            future.result()
-            if time.monotonic() - began > QUIET_S:
+        for done, item in enumerate(items, 1):
+            if live is None and time.monotonic() - began > QUIET_S:
+                from clip_jax.sharding.processes import lead  # jax is slow to come
+
+                live = LiveLine(total, sys.stderr if lead() else None, unit=unit)
+            if live is not None:
                 live.update(done, {})
+            yield item
     finally:
-        live.close()
+        if live is not None:
+            live.close()
 
 
 def expand(paths: Iterable[str]) -> list[str]:
@@ -182,10 +195,8 @@ def _glob(pattern: str) -> list[str]:
 def _stat(path: str) -> os.stat_result:
     try:
         found = os.stat(path)
-    except FileNotFoundError as e:
+    except (OSError, ValueError) as e:
         raise UserError(f"{path}: no such file; check the path") from e
-    except OSError as e:
-        raise unreadable(path, e) from e
     if stat.S_ISDIR(found.st_mode):
         raise UserError(f"{path}: is a folder; name the tars in it, e.g. {path}/*.tar")
     return found

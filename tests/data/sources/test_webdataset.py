@@ -1,6 +1,8 @@
 """Tars as a source: grouping, fields, paths, and how they are opened."""
 
+import itertools
 import json
+import math
 import os
 import tarfile
 import threading
@@ -9,7 +11,7 @@ import pytest
 from tiny_tars import open_tars, sample, write_shards, write_tar
 
 from clip_jax.data.record import BadRecord
-from clip_jax.data.sources import webdataset
+from clip_jax.data.sources import tar, webdataset
 from clip_jax.data.sources.webdataset import expand
 from clip_jax.errors import UserError
 
@@ -113,6 +115,7 @@ def test_patterns(tmp_path):
     ("pattern", "message"),
     [
         ("none.tar", "no such file"),
+        ("no\0ne.tar", "no such file"),
         ("none-*.tar", "no file matches"),
         ("s-{00000..00009}.tar", "s-00003.tar: no such file"),
         ("{0..99999999}.tar", "100000000 shards"),
@@ -164,7 +167,7 @@ def test_fingerprint_follows_the_data_not_the_place(tmp_path):
 def test_many_shards_are_opened_at_once(tmp_path, monkeypatch):
     """On a mounted bucket each waits for round trips."""
     paths, opening = write_shards(tmp_path, 16, 2), webdataset.open_shard
-    meet = threading.Barrier(16, timeout=60)
+    meet = threading.Barrier(8, timeout=60)
 
     def together(*args):
         meet.wait()
@@ -214,10 +217,39 @@ def test_a_damaged_shard_ends_the_opening(tmp_path, monkeypatch):
     assert len(opened) <= 2
 
 
-def test_long_openings_tell_how_far_they_are(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
+    """Nor for those that no thread has begun."""
+    paths, walked, ended, began = write_shards(tmp_path, 12, 4), [], [], threading.Event()
+
+    def long(path):
+        walked.append(path)
+        began.set()
+        yield from itertools.repeat(tar.Member("README", 0, 1), 10_000_000)
+        ended.append(path)
+
+    def interrupted(items, total, unit):
+        if unit == "opening shard":
+            began.wait(60)
+            raise KeyboardInterrupt
+        return items
+
+    monkeypatch.setattr(webdataset, "THREADS", 2)
+    monkeypatch.setattr(tar, "members", long)
+    monkeypatch.setattr(webdataset, "_told", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_tars(*paths)
+    assert not ended and len(walked) <= 4
+
+
+def test_what_takes_long_tells_how_far_it_is(tmp_path, monkeypatch, capsys):
     paths = write_shards(tmp_path)
+    monkeypatch.setattr(webdataset, "QUIET_S", math.inf)
     open_tars(*paths)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(webdataset, "QUIET_S", -1)
     open_tars(*paths)
-    assert capsys.readouterr().err.splitlines()[-1] == "opening shard 3/3"
+    lines = capsys.readouterr().err.splitlines()
+    assert "looking for shard 3/3" in lines and lines[-1] == "opening shard 3/3"
+    monkeypatch.setattr("clip_jax.sharding.processes.lead", lambda: False)
+    open_tars(*paths)
+    assert capsys.readouterr().err == ""
