@@ -1,24 +1,13 @@
 """Records one by one, usable or not, and their images once more by place."""
 
-import io
-import tarfile
-
 import pytest
+from tiny_tars import write_tar
 
 import tiny
 from clip_jax.config.schema import SplitConfig
 from clip_jax.data.record import BadRecord, Place
 from clip_jax.data.sources.located import Gallery, guess_kind, open_located
 from clip_jax.errors import UserError
-
-
-def _tar(path, members):
-    with tarfile.open(path, "w") as out:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            out.addfile(info, io.BytesIO(data))
-    return str(path)
 
 
 def _reads_its_places(cfg, images):
@@ -43,8 +32,8 @@ def test_folder(tmp_path):
 
 
 def test_tars(tmp_path):
-    a = _tar(tmp_path / "a.tar", [("x#1.jpg", b"X"), ("y.txt", b"t")])
-    b = _tar(tmp_path / "b#c.tar", [("x#1.jpg", b"Z"), ("x#1.txt", b"t")])
+    a = write_tar(tmp_path / "a.tar", [("x#1.jpg", b"X"), ("y.txt", b"t")])
+    b = write_tar(tmp_path / "b#c.tar", [("x#1.jpg", b"Z"), ("x#1.txt", b"t")])
     cfg = SplitConfig(kind="webdataset", paths=(a, b))
     data, gallery = _reads_its_places(cfg, [b"X", b"", b"Z"])
     assert data.place(2) == Place("x#1", f"{b}#x#1")
