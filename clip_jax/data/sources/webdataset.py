@@ -12,7 +12,7 @@ name; the rest is the suffix, in lower case. What happens to the odd ones:
 | `README`, `.hidden.jpg`, `__meta__.json` | ignored |
 | `./000.jpg`, `/abs/2.jpg`, `../3.jpg` | names only: the keys are './000', '/abs/2', '../3' |
 
-THREADS shards are opened at once, since on a mounted bucket each file is a round trip.
+Up to THREADS shards are opened at once, where that is mostly waiting, as on a mounted bucket.
 """
 
 import bisect
@@ -30,7 +30,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from clip_jax import files
@@ -41,7 +41,7 @@ from clip_jax.errors import UserError
 from clip_jax.metrics.writers import LiveLine
 
 T = TypeVar("T")
-THREADS = 32  # that open shards
+THREADS = 32  # that look for shards and open them
 QUIET_S = 10  # how long that may take without a word
 _MAX_SHARDS = 1_000_000
 
@@ -51,22 +51,46 @@ def open_webdataset(cfg: SplitConfig, index_dir: str) -> "WebDataset":
     suffixes = _suffixes(cfg)
     paths = expand(cfg.paths)
     ended = threading.Event()
+
+    def opened(i: int) -> tuple[int, Shard]:
+        return i, open_shard(paths[i], found[i], suffixes, index_dir, ended)
+
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         try:  # a missing shard is told before any is indexed
             found = list(_told(pool.map(_stat, paths), len(paths), "looking for shard"))
             # In another order on each host: those that share a disk seldom index the same shard.
             order = random.Random(socket.gethostname()).sample(range(len(paths)), len(paths))
-            shards = {
-                i: pool.submit(open_shard, paths[i], found[i], suffixes, index_dir, ended)
-                for i in order
-            }
-            done = concurrent.futures.as_completed(shards.values())
-            for shard in _told(done, len(paths), "opening shard"):
-                shard.result()
+            shards = dict(_told(_in_turn(opened, order, pool), len(paths), "opening shard"))
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
-    return WebDataset([shards[i].result() for i in range(len(paths))], suffixes)
+    return WebDataset([shards[i] for i in range(len(paths))], suffixes)
+
+
+def _in_turn(
+    opened: Callable[[int], T], order: list[int], pool: concurrent.futures.Executor
+) -> Iterator[T]:
+    """The first alone, then as many at once as its waiting asks for; as they are done."""
+    wall, cpu = time.monotonic(), time.thread_time()
+    first = [opened(i) for i in order[:1]]
+    turns = threading.Semaphore(at_once(time.monotonic() - wall, time.thread_time() - cpu))
+    yield from first
+
+    def turn(i: int) -> T:
+        with turns:
+            return opened(i)
+
+    for shard in concurrent.futures.as_completed([pool.submit(turn, i) for i in order[1:]]):
+        yield shard.result()
+
+
+def at_once(wall_s: float, cpu_s: float) -> int:
+    """How many shards to open at once when one takes this long.
+
+    On a mounted bucket each waits for round trips. On a disk it hardly waits, and more threads
+    only pass Python's lock on.
+    """
+    return max(1, min(THREADS, round(wall_s / max(cpu_s, 1e-6))))
 
 
 def _told(items: Iterable[T], total: int, unit: str) -> Iterator[T]:

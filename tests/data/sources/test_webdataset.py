@@ -6,6 +6,7 @@ import math
 import os
 import tarfile
 import threading
+import time
 
 import pytest
 from tiny_tars import open_tars, sample, write_shards, write_tar
@@ -166,16 +167,45 @@ def test_fingerprint_follows_the_data_not_the_place(tmp_path):
 
 def test_many_shards_are_opened_at_once(tmp_path, monkeypatch):
     """On a mounted bucket each waits for round trips."""
-    paths, opening = write_shards(tmp_path, 16, 2), webdataset.open_shard
-    meet = threading.Barrier(8, timeout=60)
+    paths, opening = write_shards(tmp_path, 17, 2), webdataset.open_shard
+    meet, opened, clocks = threading.Barrier(8, timeout=60), [], []
 
     def together(*args):
-        meet.wait()
+        opened.append(meet.wait() if opened else time.sleep(0.2))
         return opening(*args)
+
+    monkeypatch.setattr(
+        webdataset, "at_once", lambda wall_s, cpu_s: clocks.append(wall_s - cpu_s) or 8
+    )
 
     monkeypatch.setattr(webdataset, "open_shard", together)
     source = open_tars(*paths)
-    assert [x.key for x in source] == [f"{i:04d}" for i in range(32)]
+    assert [x.key for x in source] == [f"{i:04d}" for i in range(34)]
+    assert clocks[0] > 0.19  # that the first has waited
+
+
+def test_shards_that_wait_for_python_take_turns(tmp_path, monkeypatch):
+    paths, opening = write_shards(tmp_path, 17, 2), webdataset.open_shard
+    now, most = [], []
+
+    def counted(*args):
+        now.append(args)
+        most.append(len(now))
+        time.sleep(0.01)  # lets others begin, if they may
+        now.pop()
+        return opening(*args)
+
+    monkeypatch.setattr(webdataset, "at_once", lambda wall_s, cpu_s: 2)
+    monkeypatch.setattr(webdataset, "open_shard", counted)
+    assert [x.key for x in open_tars(*paths)] == [f"{i:04d}" for i in range(34)]
+    assert most[0] == 1 and max(most) == 2
+
+
+def test_as_many_at_once_as_one_waits():
+    assert webdataset.at_once(wall_s=3.0, cpu_s=3.0) == 1
+    assert webdataset.at_once(wall_s=3.0, cpu_s=0.2) == 15
+    assert webdataset.at_once(wall_s=3.0, cpu_s=0.0) == webdataset.THREADS
+    assert webdataset.at_once(wall_s=0.0, cpu_s=0.0) == 1
 
 
 def test_hosts_index_different_shards_first(tmp_path, monkeypatch):
@@ -223,22 +253,22 @@ def test_ctrl_c_does_not_wait_for_whole_shards(tmp_path, monkeypatch):
 
     def long(path):
         walked.append(path)
+        if len(walked) == 1:  # alone
+            return
         began.set()
         yield from itertools.repeat(tar.Member("README", 0, 1), 10_000_000)
         ended.append(path)
 
-    def interrupted(items, total, unit):
-        if unit == "opening shard":
-            began.wait(60)
-            raise KeyboardInterrupt
-        return items
+    def interrupted(_):
+        began.wait(60)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(webdataset, "THREADS", 2)
     monkeypatch.setattr(tar, "members", long)
-    monkeypatch.setattr(webdataset, "_told", interrupted)
+    monkeypatch.setattr(webdataset.concurrent.futures, "as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         open_tars(*paths)
-    assert not ended and len(walked) <= 4
+    assert began.is_set() and not ended and len(walked) <= 5
 
 
 def test_what_takes_long_tells_how_far_it_is(tmp_path, monkeypatch, capsys):
