@@ -10,8 +10,9 @@ many as the recipe says.
 With a global batch: of the meshes, remat and numbers of micro-batches, fastest by shapes first, the
 first that the compiler finds room for. With --per_device: all devices on the axis data, remat full,
 and what a device sends; reductions are those of the gradients and of the loss. With --recipes: as
-the first, for the batch of each recipe and stage, and the chip-hours of its steps. Compiled results
-are kept, as those of `clip_jax plan`.
+the first, for the batch of each recipe and stage, and the chip-hours of its steps; one in epochs
+needs the pairs of an epoch, --config.data.epoch_size=N. --config.KEY=VALUE holds for every row.
+Compiled results are kept, as those of `clip_jax plan`.
 """
 
 import argparse
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # jax comes with it, and reads the environment that main sets
 
 MODELS = ("ViT-B-16", "ViT-L-14", "ViT-bigG-14", "ViT-H-14", "ViT-SO400M-14-SigLIP")
 TOPOLOGIES = ("v5e:4x4", "v5e:16x16", "v5p:8x8x8", "v6e:16x16")
+FOUND = ("mesh.", "model.remat", "num_microbatches")  # and not taken from a config
 FITS = "| model | topology | data x fsdp | remat | micro-batches | GiB a device | s a step | MFU |"
 GROWTH = (
     "| model | topology | chips | pairs | GiB a device | MiB sent in a slice, reductions "
@@ -54,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--per_device", type=int, default=0, help="pairs of a device instead")
     parser.add_argument("--num_slices", type=int, default=0, help="of each topology")
     parser.add_argument("--cache", default="", help="folder of compiled results")
-    args = parser.parse_args(argv)
+    args, overrides = parser.parse_known_args(list(argv))
     topologies = [parse_topology(t) for t in args.topologies]
     for topology in topologies:
         if topology.is_gpu:
@@ -62,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
                 f"bench plans: --topologies: only TPU programs can be compiled here (got "
                 f"{topology.name}); clip_jax plan estimates for GPUs"
             )
+    for flag in overrides:
+        if flag.startswith(tuple(f"--config.{name}" for name in FOUND)):
+            raise UserError(f"bench plans: {flag}: is looked for here; use clip_jax plan with it")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
@@ -69,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
 
     where = args.cache or cache.folder()
     joint = (f"--config.mesh.num_slices={args.num_slices}",) if args.num_slices else ()
+    overrides = (*joint, *overrides)
     head = RUNS if args.recipes else GROWTH if args.per_device else FITS
     print(head, "|---" * (head.count("|") - 1) + "|", sep="\n", flush=True)
 
@@ -78,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
 
     for recipe in args.recipes:
         for topology in topologies:
-            for part in expand(load(recipe, joint, needs_data=False)):
+            for part in expand(load(recipe, overrides, needs_data=False)):
                 slices = joined(topology, part.cfg.mesh.num_slices)
                 found = first_that_fits(part.cfg, slices, f"{recipe} {part.name}")
                 print(run_row(recipe, part, found), flush=True)
@@ -86,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
         for topology in topologies:
             topology = joined(topology, args.num_slices or 1)
             batch = args.per_device * topology.num_devices or args.batch_size
-            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16", *joint)
+            flags = (f"--config.batch_size={batch}", "--config.model.dtype=bfloat16", *overrides)
             cfg = load(f"clip:{model}", flags, needs_data=False)
             if args.per_device:
                 print(growth_row(spread(cfg, topology, where)), flush=True)

@@ -85,6 +85,30 @@ def test_slices_are_the_recipes_unless_asked_for(monkeypatch, tmp_path):
     assert seen == [(2, "2 x v5e:2x2"), (4, "4 x v5e:2x2"), (1, "v5e:2x2")]
 
 
+def test_recipes_in_epochs_take_the_size_of_an_epoch(monkeypatch, tmp_path):
+    from clip_jax.planner import search
+
+    seen = []
+
+    def run(cfg, topology, *_, **__):
+        seen.append((cfg.num_steps, cfg.name))
+        return Found(cfg, topology, [], [], [])
+
+    monkeypatch.setattr(search, "run", run)
+    names = ["--topologies=v5e:2x2", f"--cache={tmp_path}"]
+    with pytest.raises(UserError, match="set config.data.epoch_size"):
+        bench.main(["--recipes=small:cc3m", *names])
+    bench.main(["--recipes=small:cc3m", "--config.data.epoch_size=4096", *names])
+    bench.main(["--models=ViT-S-32-alt", "--config.name=own", *names])
+    assert seen[0][0] == 40 and seen[1][1] == "own"
+
+
+@pytest.mark.parametrize("flag", ["mesh.fsdp=2", "model.remat=full", "num_microbatches=2"])
+def test_what_is_looked_for_is_not_set(flag):
+    with pytest.raises(UserError, match="is looked for here"):
+        bench.main(["--models=ViT-S-32-alt", f"--config.{flag}"])
+
+
 def test_gpus_are_refused():
     with pytest.raises(UserError, match="only TPU programs can be compiled here .got H100:8"):
         bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2,H100:8"])
