@@ -18,7 +18,7 @@ from clip_jax.train.compiler import compiled
 from clip_jax.train.groups import decay_mask, moving, split
 from clip_jax.train.optimizer import make_optimizer
 from clip_jax.train.schedule import make_schedule
-from clip_jax.train.state import TrainState, abstract_state, make_init
+from clip_jax.train.state import TrainState, abstract_state, make_begin, make_init
 from clip_jax.train.step import make_step
 
 
@@ -26,13 +26,15 @@ from clip_jax.train.step import make_step
 class Program:
     """What runs, before anything is allocated.
 
-    abstract and batch are trees of ShapeDtypeStruct with shardings; step is jitted, donates the
-    state, and is compiled by `compile`.
+    init makes the first state of a run, begin (make_begin) that of a stage which goes on from
+    another; abstract and batch are trees of ShapeDtypeStruct with shardings; step is jitted,
+    donates the state, and is compiled by `compile`.
     """
 
     model: dual.DualEncoder
     mesh: Mesh
     init: Callable[[jax.Array], TrainState]
+    begin: Callable[[Any, Any, Any, jax.Array], TrainState]
     abstract: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
@@ -80,7 +82,8 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
     keep = moving(cfg.optim, params)
     decays = split(decay_mask(cfg.optim.decay, params), keep)[0]
     tx = make_optimizer(cfg.optim, split(params, keep)[0], decays)
-    init = make_init(model.init, tx, keep, cfg.optim.ema)
+    begin = make_begin(tx, keep)
+    init = make_init(model.init, begin, cfg.optim.ema)
     abstract = abstract_state(init, mesh)
     step = make_step(
         model.embed,
@@ -98,9 +101,8 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
         out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
         donate_argnums=0,
     )
-    return Program(
-        model, mesh, init, abstract, abstract_batch(cfg, mesh), jitted, cfg.compile, loss.kind
-    )
+    batch = abstract_batch(cfg, mesh)
+    return Program(model, mesh, init, begin, abstract, batch, jitted, cfg.compile, loss.kind)
 
 
 def model_flops(cfg: Config) -> float:

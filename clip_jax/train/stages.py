@@ -18,7 +18,7 @@ from clip_jax.interop import build
 from clip_jax.interop.table import leaves, tree
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train import program
-from clip_jax.train.state import TrainState, init_state
+from clip_jax.train.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,23 +89,25 @@ def advance(state: TrainState, old: Stage, new: Stage) -> TrainState:
     """The first state of a stage from the last one of the stage before, which it uses up."""
     for x in jax.tree.leaves(state.opt_state):
         x.delete()  # its memory is wanted by the new one
+    where = jax.tree.map(lambda x: x.sharding, new.prog.abstract)
+
+    def kept(before: Any, after: Any) -> Any:
+        before, after = leaves(before), leaves(after)
+        for path, x in after.items():
+            leaf = before[path]
+            if leaf.shape != x.shape:
+                leaf = _resized(path, leaf, old, new, x.sharding)
+            after[path] = jax.device_put(leaf, x.sharding)
+        return tree(after)
+
     with jax.set_mesh(new.prog.mesh):
-        fresh = init_state(new.prog.init, new.prog.abstract, new.cfg.seed)
-
-        def kept(before: Any, after: Any) -> Any:
-            before, after = leaves(before), leaves(after)
-            for path, x in after.items():
-                leaf = before[path]
-                if leaf.shape != x.shape:
-                    leaf = _resized(path, leaf, old, new, x.sharding)
-                after[path] = jax.device_put(leaf, x.sharding)
-            return tree(after)
-
-        params, ema = kept(state.params, fresh.params), {}
-        if fresh.ema:
-            ema = kept(state.ema, fresh.ema) if state.ema else jax.tree.map(jnp.copy, params)
-        changes = {"params": params, "stats": kept(state.stats, fresh.stats), "ema": ema}
-    return dataclasses.replace(fresh, **changes, skipped=state.skipped)
+        params = kept(state.params, new.prog.abstract.params)
+        stats, ema = kept(state.stats, new.prog.abstract.stats), {}
+        if new.prog.abstract.ema:
+            ema = kept(state.ema, params) if state.ema else jax.tree.map(jnp.copy, params)
+        begin = jax.jit(new.prog.begin, out_shardings=where, donate_argnums=(0, 1, 2))
+        begun = begin(params, stats, ema, jax.random.key(new.cfg.seed))
+    return dataclasses.replace(begun, skipped=state.skipped)
 
 
 def _resized(path: str, leaf: jax.Array, old: Stage, new: Stage, where: Any) -> jax.Array:

@@ -36,23 +36,35 @@ class TrainState:
     rng: jax.Array
 
 
+def make_begin(
+    tx: optax.GradientTransformation, keep: Tree
+) -> Callable[[Tree, Tree, Tree, jax.Array], TrainState]:
+    """The pure function (params, stats, ema, the run's key) -> state before the first step.
+
+    Args:
+        tx: the optimizer of the parameters that move.
+        keep: as in make_step.
+    """
+
+    def begin(params: Tree, stats: Tree, ema: Tree, rng: jax.Array) -> TrainState:
+        zero, key = jnp.zeros((), jnp.int32), jax.random.key_data(rng)
+        moving = split(params, keep)[0]
+        return TrainState(zero, params, stats, tx.init(moving), ema, zero, zero, key)
+
+    return begin
+
+
 def make_init(
     init_model: Callable[[jax.Array], tuple[Tree, Tree]],
-    tx: optax.GradientTransformation,
-    keep: Tree,
+    begin: Callable[[Tree, Tree, Tree, jax.Array], TrainState],
     ema: float,
 ) -> Callable[[jax.Array], TrainState]:
-    """The pure function from the run's key to its first state; `keep` as in make_step."""
+    """The pure function from the run's key to its first state; `begin` of make_begin."""
 
     def init(rng: jax.Array) -> TrainState:
         params, stats = init_model(rng)
-        zero = jnp.zeros((), jnp.int32)
-        moving = split(params, keep)[0]
         # A copy of its own: state and average are donated to the step, each once.
-        average = jax.tree.map(jnp.copy, params) if ema else {}
-        return TrainState(
-            zero, params, stats, tx.init(moving), average, zero, zero, jax.random.key_data(rng)
-        )
+        return begin(params, stats, jax.tree.map(jnp.copy, params) if ema else {}, rng)
 
     return init
 

@@ -17,7 +17,7 @@ from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train.groups import decay_mask, moving
 from clip_jax.train.optimizer import make_optimizer
 from clip_jax.train.schedule import make_schedule
-from clip_jax.train.state import make_init
+from clip_jax.train.state import make_begin
 from clip_jax.train.step import loss_and_grads, make_step
 
 # tower outputs, gradients (absolute, relative), losses of ten steps, final parameters, median
@@ -131,7 +131,7 @@ def test_ten_adamw_steps(trained):
     optim = OptimConfig(learning_rate=1e-3, weight_decay=0.2, schedule="constant")
     keep = moving(optim, case.params)
     tx = make_optimizer(optim, case.params, decay_mask(optim.decay, case.params))
-    state = make_init(lambda _: (case.params, case.stats), tx, keep, 0.0)(jax.random.key(0))
+    state = make_begin(tx, keep)(case.params, case.stats, {}, jax.random.key(0))
     step = make_step(case.model.embed, case.loss, tx, make_schedule(optim, 10), optim, keep)
     step = jax.jit(step)
     losses, scales = [], []
