@@ -40,23 +40,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb and returns the exit status; see docs/errors.md.
 
     Where several processes have joined, all but a good end exits here, for they cannot wait for
-    each other.
+    each other; so does a start that failed while its step compiles, which Python would wait for,
+    but not where a program calls this with an `argv`.
     """
+    own = argv is None
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
     except Exception:
-        if not _several():
+        if not _several() and not (own and _compiling()):
             raise
         traceback.print_exc()
         status = BUG
     if status != DONE and (start := sys.modules.get("clip_jax.sharding.start")):
-        start.leave(status)
+        start.leave(status, at_once=own and _compiling())
     return status
 
 
 def _several() -> bool:
     start = sys.modules.get("clip_jax.sharding.start")
     return start is not None and start.several()
+
+
+def _compiling() -> bool:
+    compiling = sys.modules.get("clip_jax.train.compiling")
+    return compiling is not None and compiling.running()
 
 
 def _run(args: list[str]) -> int:

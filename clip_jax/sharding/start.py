@@ -191,28 +191,32 @@ def several() -> bool:
     return "jax" in sys.modules and _state().client is not None and _state().num_processes > 1
 
 
-def leave(status: int) -> None:
-    """Ends this process at once if it is one of several; does nothing otherwise.
+def leave(status: int, at_once: bool = False) -> None:
+    """Ends this process if it is one of several or `at_once` is true; does nothing otherwise.
 
     The usual way out waits for the others, and they may be stuck in a step that this process will
     never join. Process 0 stays a moment for those that are leaving too: its end would abort them.
     """
-    if not several():
+    if not several() and not at_once:
         return
-    state = _state()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    with contextlib.suppress(Exception):  # whatever it is, the end has come
-        if state.process_id:
-            state.client.key_value_set(f"clip_jax/left/{state.process_id}", "=")
-        else:
-            end = time.monotonic() + LINGER_S
-            for i in range(1, state.num_processes):
-                left_ms = int(1000 * (end - time.monotonic()))
-                state.client.blocking_key_value_get(f"clip_jax/left/{i}", max(left_ms, 1))
-            time.sleep(LAST_S)
+    if several():
+        with contextlib.suppress(Exception):  # whatever it is, the end has come
+            _see_off(_state())
     os._exit(status)
+
+
+def _see_off(state: Any) -> None:
+    if state.process_id:
+        state.client.key_value_set(f"clip_jax/left/{state.process_id}", "=")
+        return
+    end = time.monotonic() + LINGER_S
+    for i in range(1, state.num_processes):
+        left_ms = int(1000 * (end - time.monotonic()))
+        state.client.blocking_key_value_get(f"clip_jax/left/{i}", max(left_ms, 1))
+    time.sleep(LAST_S)
 
 
 def _state() -> Any:

@@ -1,7 +1,8 @@
 """run(cfg, workdir): mesh, data, state, loop, evaluation, checkpoints. One screen a phase.
 
 Side effects all live here: files of the workdir, the terminal, signals. The order is fixed:
-lock, config, data, program, start state (beside it the step compiles), loop, evaluation, report.
+lock, config, data, start state, loop, final evaluation, report. The step compiles meanwhile: beside
+drawing the first state, or at a restart beside data and checkpoint.
 Several processes all run this; process 0 prints and writes, the others keep in step with it.
 """
 
@@ -46,8 +47,8 @@ from clip_jax.sharding.rules import large_copies
 from clip_jax.tokenizers import Tokenizer
 from clip_jax.train import agreement, failures, inputs, program, stages, start, summary, warm
 from clip_jax.train import table as parameter_table
-from clip_jax.train.ahead import Ahead
 from clip_jax.train.compiler import use_cache
+from clip_jax.train.compiling import Compiling
 from clip_jax.train.log import Log
 from clip_jax.train.profile import Profile
 from clip_jax.train.signals import Signals
@@ -76,15 +77,16 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         signals = stack.enter_context(Signals())
         checkpoints = Checkpoints(workdir, keep=cfg.checkpoint.keep)
         stack.push(functools.partial(_close, checkpoints))
-        ahead = Ahead()
-        stack.callback(ahead.close)
-        saved = checkpoints.steps()
+        compiling = Compiling()
+        stack.callback(compiling.close)
+        saved = json.loads(processes.tell(json.dumps(checkpoints.steps())))  # one listing for all
         if saved:  # a first start that failed leaves nothing to agree with
             check = lambda: start.check_same_run(read_config(workdir), cfg, accept_changes)  # noqa: E731
             for text in processes.together(check):
                 line.say(f"changed: {text}")
             if saved[-1] < parts[-1].last:
-                ahead.begin(at(parts, saved[-1] + 1))  # beside reading the checkpoint
+                following = at(parts, saved[-1] + 1)
+                processes.together(functools.partial(compiling.begin, following))
         sources = processes.by_host(lambda: [inputs.open_train(s.cfg, workdir) for s in parts])
         abstract = lambda step: _items(at(parts, step).prog.abstract)  # noqa: E731
         restored = start.restore(checkpoints, abstract, line.say)
@@ -102,7 +104,7 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             positions[stage.index] = restored.manifest["position"]
         else:
             stage, first = parts[0], 0
-            ahead.begin(stage)
+            processes.together(functools.partial(compiling.begin, stage))
             with jax.set_mesh(stage.prog.mesh):
                 state = init_state(stage.prog.init, stage.prog.abstract, cfg.seed)
                 processes.together(lambda: warm.check(stage.cfg))
@@ -120,10 +122,10 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
         for now in parts[stage.index :]:
             if now is not stage:
                 with ledger.spend("start"):
-                    ahead.begin(now)
+                    processes.together(functools.partial(compiling.begin, now))
                     state, first, stage = stages.advance(state, stage, now), now.first, now
             job = Job(
-                now.cfg, workdir, now, ahead, pipelines[now.index], checkpoints, lock, signals,
+                now.cfg, workdir, now, compiling, pipelines[now.index], checkpoints, lock, signals,
                 line, orders[now.index], writer, ledger, profile, began, sources,
             )  # fmt: skip
             if first < now.last:
@@ -140,7 +142,7 @@ class Job:
     cfg: Config  # of the stage
     workdir: str
     stage: stages.Stage
-    ahead: Ahead
+    compiling: Compiling
     pipeline: Pipeline
     checkpoints: Checkpoints
     lock: WorkdirLock
@@ -168,7 +170,7 @@ class Job:
         if copies := large_copies(prog.abstract.params, prog.mesh):
             self.line.say(f"whole on every device, though large: {', '.join(copies)}")
         with self.ledger.spend("compilation"):
-            execute = processes.together(lambda: self.ahead.wait(self.stage))
+            execute = processes.together(lambda: self.compiling.wait(self.stage))
         self.line.say(program.memory_line(execute))
         batches = self.pipeline.batches(
             start=position,
