@@ -81,7 +81,7 @@ def test_closing_waits_for_nothing_and_begins_nothing():
     assert calls == [] and not compiling.running()
 
 
-def test_the_settings_of_the_caller_hold(tmp_path):
+def test_the_settings_of_the_caller_hold():
     """A context of jax's configuration belongs to the thread that entered it."""
     seen, begun = [], stage(lambda: "executable")
     precision = lambda: seen.append(jax.config.jax_default_matmul_precision)  # noqa: E731
