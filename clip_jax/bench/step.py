@@ -28,7 +28,7 @@ from clip_jax.data.feed import put
 from clip_jax.errors import DONE, UserError
 from clip_jax.planner import analytic
 from clip_jax.sharding.mesh import make_mesh
-from clip_jax.train import program
+from clip_jax.train import compiler, program
 from clip_jax.train.state import init_state
 
 NUM_STEPS = 10  # in a row, so that none waits for the host's read of a loss; on a CPU 1
@@ -124,6 +124,7 @@ def main(argv: Sequence[str]) -> int:
     args, overrides = parser.parse_known_args(list(argv))
     if args.peer not in ("", "open_clip"):
         raise UserError(f"--peer: only open_clip is known (got '{args.peer}')")
+    compiler.one_step_at_a_time()  # as `clip_jax train`
     if args.peer:  # room on the card for both
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for name in args.models.split(","):

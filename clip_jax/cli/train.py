@@ -89,9 +89,11 @@ def main(argv: Sequence[str]) -> int:
 
     start.start(own.get("--distributed", "auto"))  # last: what went wrong before, did so on all
 
+    # jax comes with these: --help must not wait for it
     from clip_jax.data.sources import counter
-    from clip_jax.train import dry_run, loop  # jax comes with them: --help must not wait for it
+    from clip_jax.train import compiler, dry_run, loop
 
+    compiler.one_step_at_a_time()
     if in_epochs:
         pairs = counter(own.get("--workdir", ""))
         cfg = processes.by_host(lambda: load(own["--config"], overrides, pairs=pairs))

@@ -15,8 +15,8 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x (b, t, d), kernel (d, f) of one dtype -> (b, t, f).
 
     JAX derives the kernel's gradient as a product (f, d), which it transposes. XLA for CPUs then
-    copies both factors and leaves its fast products. The one here is (d, f) at once; no
-    forward-mode derivative (`jax.jvp`) of it exists.
+    copies both factors and leaves its fast products. The one here is (d, f) at once, or, where that
+    copies less there, (f, d) in memory; no forward-mode derivative (`jax.jvp`) of it exists.
     """
     return x @ kernel
 
@@ -32,8 +32,24 @@ def _backward(kept: tuple[jax.Array | None, jax.Array | None], g: Any) -> Any:
         return None, None
     x, kernel = kept
     dx = None if kernel is None else jnp.tensordot(g, kernel, (2, 1))
-    dkernel = None if x is None else jnp.tensordot(x, g, ((0, 1), (0, 1)))
+    dkernel = None if x is None else _kernel_gradient(x, g)
     return dx, dkernel
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+    """x (b, t, d), g (b, t, f) -> (d, f). XLA for CPUs copies the left factor: let it be narrow."""
+    tokens = ((0, 1), (0, 1))
+
+    def direct(x: jax.Array, g: jax.Array) -> jax.Array:
+        return jnp.tensordot(x, g, tokens)
+
+    def turned(x: jax.Array, g: jax.Array) -> jax.Array:
+        """The barrier keeps XLA from making one product of both, that of `direct`."""
+        return jax.lax.optimization_barrier(jnp.tensordot(g, x, tokens)).T
+
+    if x.shape[-1] <= g.shape[-1]:
+        return direct(x, g)
+    return jax.lax.platform_dependent(x, g, cpu=turned, default=direct)
 
 
 matmul.defvjp(_forward, _backward, symbolic_zeros=True)

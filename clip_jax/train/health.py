@@ -14,6 +14,7 @@ FALLEN = 0.7  # of its highest value so far: the logit scale falls
 COLLAPSED = 0.95  # mean cosine of embeddings that belong to different pairs
 REPEATED = 0.05  # share of captions that stand more than once in a batch
 STARVING = 0.3  # share of the time spent waiting for input
+STARVING_S = 60  # and for so long: when a run begins nothing is ready yet
 FINDINGS: tuple[str, ...] = ("loss", "scale", "image", "text", "twins", "input")
 REMEDIES = {
     "read": "put the data nearer, or raise config.data.threads",
@@ -34,6 +35,8 @@ class Health:
     def __init__(self, cfg: Config, first: int):
         self._cfg = cfg
         self._warm = first + max(cfg.optim.warmup_steps, 20)
+        self._step = first
+        self._starved_s = 0.0
         self._streak: dict[str, int] = {}
         self._said: set[str] = set()
         self._highest = 0.0
@@ -41,6 +44,9 @@ class Health:
     def look(self, step: int, values: Mapping[str, float | int]) -> list[str]:
         """New findings at `step`, each one line."""
         self._highest = max(self._highest, values.get("logit_scale", 0.0))
+        starving = values.get("data/wait_share", 0.0) > STARVING
+        lap_s = (step - self._step) * values.get("speed/step_s", 0.0)
+        self._step, self._starved_s = step, (self._starved_s + lap_s) * starving
         return [
             f"step {step}: {text}"
             for name, text in self._findings(step, values).items()
@@ -50,6 +56,8 @@ class Health:
     def _often_enough(self, name: str, seen: bool) -> bool:
         self._streak[name] = self._streak.get(name, 0) + 1 if seen else 0
         if self._streak[name] < IN_A_ROW or name in self._said:
+            return False
+        if name == "input" and self._starved_s < STARVING_S:
             return False
         self._said.add(name)
         return True

@@ -6,7 +6,7 @@ import command
 import pytest
 
 import tiny
-from clip_jax.train import loop
+from clip_jax.train import compiler, loop
 
 
 @pytest.fixture
@@ -37,3 +37,9 @@ def test_home_and_file_urls_are_one_folder(runs, tmp_path, monkeypatch, given):
     status, _, err = train(tmp_path, f"--workdir={given.replace('HOME', str(tmp_path))}")
     assert status == 0, err
     assert runs[0][1] == str(tmp_path / "runs" / "a")
+
+
+def test_jax_is_told_before_the_run_that_steps_do_not_overlap(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiler, "one_step_at_a_time", lambda: runs.append("told"))
+    assert train(tmp_path, "--workdir=w")[0] == 0
+    assert runs[0] == "told" and len(runs) == 2

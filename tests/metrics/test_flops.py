@@ -37,6 +37,15 @@ def test_a_scan_counts_as_often_as_it_runs():
     assert flops.count(grad, w, jnp.zeros((2, 6))) >= 2 * 4 * 2 * 2 * 6 * 6
 
 
+def test_of_branches_one_runs():
+    a = jnp.zeros((3, 3))
+
+    def f(a):
+        return jax.lax.platform_dependent(a, cpu=lambda a: a @ a, default=lambda a: a @ a @ a)
+
+    assert flops.count(f, a) == 2 * 2 * 3**3  # the dearest
+
+
 @pytest.mark.slow
 def test_scanned_vit_b_32_equals_xlas_count_of_the_unrolled_one():
     cfg = MODELS["ViT-B-32"]

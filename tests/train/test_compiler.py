@@ -1,6 +1,8 @@
 """Options of the compiler are checked by the compiler; the cache is private."""
 
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 from clip_jax.config.schema import CompileConfig
 from clip_jax.errors import UserError
 from clip_jax.train import compiler
+
+ASYNC = "JAX_CPU_ENABLE_ASYNC_DISPATCH"
 
 
 def lowered():
@@ -64,3 +68,21 @@ def test_the_cache_is_private(tmp_path, cache_setting):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache_dir: cannot be made \(.*exists"):
         compiler.use_cache(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(("environment", "ended"), [({}, True), ({ASYNC: "1"}, False)])
+def test_on_cpus_a_program_has_ended_when_its_call_returns(environment, ended):
+    """In a process of its own: JAX looks at the setting where it finds its devices."""
+    code = (
+        "import jax, jax.numpy as jnp\n"
+        "from clip_jax.train import compiler\n"
+        "compiler.one_step_at_a_time()\n"
+        "busy = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, y: y @ y, x))\n"
+        "x = jax.block_until_ready(jnp.eye(1024))\n"
+        "run = busy.lower(x).compile()\n"
+        "print(run(x).is_ready())"
+    )
+    env = {k: v for k, v in os.environ.items() if k != ASYNC} | environment
+    env["JAX_PLATFORMS"] = "cpu"
+    out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert out.stdout.split() == [str(ended)], out.stderr

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.core
 WELL = {
     "loss": 1.0, "logit_scale": 20.0, "cosine/image": 0.3, "cosine/text": 0.5,
     "data/repeated": 0.0, "data/wait_share": 0.01, "data/read_s": 0.1, "data/decode_s": 0.9,
-    "data/transform_s": 0.2, "data/tokenize_s": 0.0,
+    "data/transform_s": 0.2, "data/tokenize_s": 0.0, "speed/step_s": 30.0,
 }  # fmt: skip
 GUESS = math.log(16)
 ILL = {
@@ -68,6 +68,15 @@ def test_the_slowest_part_of_the_input_is_named():
         values = {"data/wait_share": 0.5, f"data/{slowest}_s": 5.0}
         (text,) = said(Health(config(), 0), values, range(9))
         assert f"50 % of the time is spent waiting for input, most of it to {slowest};" in text
+
+
+def test_input_is_waited_for_a_minute():
+    slow = {"data/wait_share": 0.5, "speed/step_s": 1.0}
+    health = Health(config(), 100)
+    assert said(health, slow, range(110, 160, 10)) == []
+    assert said(health, {}, [160]) == []  # the minute begins anew
+    (text,) = said(health, slow, range(170, 300, 10))
+    assert text.startswith("step 220: ")
 
 
 def test_what_does_not_apply_is_not_said():
