@@ -1,8 +1,8 @@
 """Speed between two log steps, and the share of the time spent waiting for input.
 
-Costs: two readings of the clock a step. Steps run ahead of the host, so a lap is right only when
-the host has fetched a result of its last step; the wait is the host's, and an upper bound of what
-the devices lose by it.
+Costs: two readings of the clock a step. A step may run on after its call, so a lap is right only
+when the host has fetched a result of its last step, and none after it has ended; the wait is the
+host's, and an upper bound of what the devices lose by it.
 """
 
 import contextlib

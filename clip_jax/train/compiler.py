@@ -12,6 +12,7 @@ import jax
 
 from clip_jax.config.schema import CompileConfig
 from clip_jax.errors import UserError, near
+from clip_jax.sharding.start import several
 
 PRESETS: dict[str, dict[str, str]] = {
     # Matrix products by Eigen instead of YNNPACK, which is the default since jaxlib 0.10.
@@ -59,13 +60,15 @@ def compiled(lowered: Any, cfg: CompileConfig) -> Any:
 
 
 def one_step_at_a_time() -> None:
-    """CPUs: a step ends before the next one begins. Call it before anything touches a device.
+    """A process of one CPU device: a step ends before its call returns.
 
-    Else the next may take its memory before the last has given back its own: room for two in a
-    process that never needs it, and gets more whenever the first is not free. No speed is lost, the
-    cores are busy either way. JAX_CPU_ENABLE_ASYNC_DISPATCH in the environment has the last word.
+    Call it before anything touches a device. Where steps overlap, the next may take its memory
+    before the last has given back its own: room for two in a process that never needs it, and more
+    whenever the first is not free. No speed is lost, the cores are busy either way. Several devices
+    overlap as before, says JAX; several processes are left alone, whose small programs would wait
+    for each other in their calls. JAX_CPU_ENABLE_ASYNC_DISPATCH in the environment comes first.
     """
-    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ:
+    if "JAX_CPU_ENABLE_ASYNC_DISPATCH" not in os.environ and not several():
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 

@@ -23,7 +23,7 @@ BAD_MINIMUM = 1000  # pairs seen before the share of bad ones is judged
 
 
 class Log:
-    """Metrics of a step, fetched when the next step is under way, so that nothing waits.
+    """Metrics of a step, fetched when they are ready or the next step is under way: nothing waits.
 
     Args:
         job: of one stage.
@@ -69,6 +69,16 @@ class Log:
         self._steps = 0
         self._pending = (step, metrics, total(self._new, self._job.prog.mesh))
         self._new = np.zeros(2, np.int32)
+
+    def ready(self) -> bool:
+        """Whether the step that is remembered has ended, as on a CPU, where steps do not overlap.
+
+        Then its line, and the time it took, must not wait for the next. Of several processes each
+        would see it at another moment.
+        """
+        if self._pending is None or jax.process_count() > 1:
+            return False
+        return all(x.is_ready() for x in jax.tree.leaves(self._pending[1]))
 
     def flush(self) -> None:
         """Writes what is remembered.

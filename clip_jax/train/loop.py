@@ -202,7 +202,7 @@ class Job:
                 stop = self.signals.asked(step - self.began)
                 save = last or stop or step % cfg.checkpoint.every == 0
                 evaluate = self.evaluation_due(step) and not last and not stop
-                if save or evaluate:
+                if save or evaluate or log.ready():
                     log.flush()
                 with log.clock.paused():
                     if save:

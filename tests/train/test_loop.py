@@ -113,6 +113,37 @@ def test_a_run_killed_before_its_report_gets_one(finished, tmp_path, folder):
     assert "colours" in (run / "report.html").read_text()
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_step_that_has_ended_is_written_before_the_next_begins(
+    folder, tmp_path, monkeypatch, overlap
+):
+    """Else the time of the next would be in its line."""
+    events, wait, ready = [], loop.Compiling.wait, loop.Log.ready
+
+    def one_at_a_time(self, stage):
+        execute = wait(self, stage)
+
+        def step(state, batch):
+            events.append("step")
+            return jax.block_until_ready(execute(state, batch))
+
+        return step
+
+    def write(self, step, values):
+        events.append("line")
+
+    monkeypatch.setattr(loop.program, "memory_line", lambda _: "")
+    monkeypatch.setattr(loop.Compiling, "wait", one_at_a_time)
+    monkeypatch.setattr(loop.Log, "ready", lambda log: not overlap and ready(log))
+    monkeypatch.setattr(loop.LiveLine, "update", write)
+    cfg = tiny.config(folder)
+    every = dataclasses.replace(cfg.checkpoint, every=cfg.num_steps)
+    once = dataclasses.replace(cfg.eval, every=cfg.num_steps)
+    clip_jax.pretrain(dataclasses.replace(cfg, checkpoint=every, eval=once), tmp_path / "run")
+    assert (events == ["step", "line"] * cfg.num_steps) == (not overlap)
+    assert sorted(events) == ["line"] * cfg.num_steps + ["step"] * cfg.num_steps
+
+
 @pytest.mark.core
 def test_stopped_and_started_equals_uninterrupted(folder, finished, tmp_path, monkeypatch):
     """Stopped after step 3 by a signal, then started again: the same losses to the last bit."""
