@@ -12,6 +12,7 @@ from flax import linen as nn
 from clip_jax.config.schema import TextConfig
 from clip_jax.models import layers
 from clip_jax.models.norm import LayerNorm
+from clip_jax.models.tokens import TokenTable
 from clip_jax.models.transformer import blocks
 
 
@@ -50,9 +51,8 @@ class TextTransformer(nn.Module):
             start = layers.big_vision_init(d, cfg.mlp_dim)
             token_init = position_init = normal(d**-0.5)
             head_init = nn.initializers.lecun_normal()
-        x = nn.Embed(cfg.vocab_size, d, embedding_init=token_init, dtype=self.dtype, name="token")(
-            ids
-        )  # (b, t, d)
+        table = TokenTable(cfg.vocab_size, d, token_init, self.dtype, name="token")
+        x = table(ids)  # (b, t, d)
         posemb = self.param("posemb", position_init, (cfg.context, d))
         x = x + posemb[None, : ids.shape[1]].astype(self.dtype)
         real = ids != cfg.pad_id  # (b, t)
