@@ -7,6 +7,7 @@ Costs: one request a call on a remote store. No retries here: fsspec's back ends
 import contextlib
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -104,6 +105,19 @@ def replacing(path: str) -> Iterator[BinaryIO]:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+
+def local_folder(path: str) -> str:
+    """Where libraries that know no stores write: `path`, or for a remote one a new folder here."""
+    return tempfile.mkdtemp(prefix="clip_jax-") if is_remote(path) else path
+
+
+def upload(folder: str, path: str) -> None:
+    """Copies all files below `folder`, that of `local_folder(path)`, to where they belong."""
+    if folder != path:
+        fs, p = _fs(path)
+        with user_errors(path):
+            fs.put(folder.rstrip("/") + "/", p.rstrip("/") + "/", recursive=True)
 
 
 def create(path: str, data: bytes) -> bool:

@@ -97,6 +97,18 @@ def test_a_file_in_pieces_appears_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"onetwo" and os.listdir(path.parent) == ["weights"]
 
 
+def test_a_folder_that_a_library_wrote(root):
+    path = files.join(root, "events")
+    folder = files.local_folder(path)
+    assert not files.is_remote(folder)
+    for text in (b"one", b"three"):  # the second upload replaces and keeps
+        files.write_bytes(files.join(folder, "deep", "a"), text)
+        files.write_bytes(files.join(folder, text.decode()), text)
+        files.upload(folder, path)
+        assert files.read_bytes(files.join(path, "deep", "a")) == text
+    assert files.names(path) == ["deep", "one", "three"]
+
+
 def test_a_disk_without_hard_links(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(95, "Operation not supported")

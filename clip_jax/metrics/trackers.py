@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,31 +22,37 @@ from clip_jax.metrics.writers import Writer
 
 WAITING = 1_000  # lines that a tracker may be behind
 CLOSE_S = 60.0  # what it has to send the last of them
+SEND_S = 60.0  # event files go to a remote workdir this often
 
 
 class TensorBoard:
-    """Event files in workdir/tensorboard; what a killed attempt wrote after `first` is hidden."""
+    """Event files in workdir/tensorboard; what a killed attempt wrote after `first` is hidden.
+
+    A remote workdir gets them once a minute and at the end.
+    """
 
     def __init__(self, cfg: Config, workdir: str, first: int):
         del cfg
-        if files.is_remote(workdir):
-            raise UserError(
-                f"config.log.writers: 'tensorboard' needs a local workdir (got {workdir}); leave "
-                "it out, metrics.jsonl is written there too"
-            )
         library = _library("tensorboardX", "tensorboard")
-        folder = files.join(workdir, "tensorboard")
-        self._writer = library.SummaryWriter(folder, purge_step=first + 1)
+        self._folder = files.join(workdir, "tensorboard")
+        self._local, self._sent = files.local_folder(self._folder), time.monotonic()
+        # Else starts within one second would have files of one name
+        mark = {"purge_step": first + 1, "filename_suffix": f".{first}"}
+        self._writer = library.SummaryWriter(self._local, **mark)
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Adds one scalar for each name."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
+        if time.monotonic() - self._sent > SEND_S:
+            files.upload(self._local, self._folder)
+            self._sent = time.monotonic()
 
     def close(self) -> None:
         """Ends the event file."""
         self._writer.close()
+        files.upload(self._local, self._folder)
 
 
 class Wandb:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 
 from clip_jax import files
-from clip_jax.errors import UserError
 
 
 class Profile:
@@ -24,28 +23,25 @@ class Profile:
     def __init__(self, steps: tuple[int, ...], workdir: str, say: Callable[[str], None]):
         self._first, self._last = steps or (0, -1)
         self._folder, self._say = files.join(workdir, "profile"), say
-        self._on, self._seen = False, 0
-        if steps and files.is_remote(workdir):
-            raise UserError(
-                f"config.log.profile: needs a local workdir (got {workdir}); set it to ()"
-            )
+        self._local, self._seen = "", 0  # the folder while it records
 
     def before(self, step: int) -> None:
         """Call it before step `step` is given to the devices."""
         if step == self._first:
-            jax.profiler.start_trace(self._folder)
-            self._on = True
+            self._local = files.local_folder(self._folder)
+            jax.profiler.start_trace(self._local)
 
     def after(self, step: int, results: Any) -> None:
         """Call it with what the step returns."""
         self._seen = step
-        if self._on and step >= self._last:
+        if self._local and step >= self._last:
             jax.block_until_ready(results)
             self.close()
 
     def close(self) -> None:
         """Ends a profile that is still open, as at the end of a run."""
-        if self._on:
+        if self._local:
             jax.profiler.stop_trace()
-            self._on = False
+            files.upload(self._local, self._folder)
+            self._local = ""
             self._say(f"profile of steps {self._first} to {self._seen}: {self._folder}")

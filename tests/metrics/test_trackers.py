@@ -3,7 +3,10 @@
 import json
 import sys
 import threading
+import time
+import uuid
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -111,8 +114,6 @@ def test_a_package_that_is_missing(name, module, monkeypatch, tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(UserError, match="config.log.writers: unknown .got 'tensorbord'"):
         with_trackers(Kept(), ["tensorbord"], tiny.config("x"), str(tmp_path), 0, print)
-    with pytest.raises(UserError, match="'tensorboard' needs a local workdir .got gs://b/run"):
-        with_trackers(Kept(), ["tensorboard"], tiny.config("x"), "gs://b/run", 0, print)
 
 
 def scalars(folder):
@@ -130,6 +131,34 @@ def scalars(folder):
             for value in event.summary.value:
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
+
+
+def test_event_files_reach_a_remote_workdir(tmp_path, monkeypatch):
+    """Once a minute and at the end; those of an attempt before stay."""
+    workdir = f"memory://{uuid.uuid4().hex}"
+
+    def there():
+        store = fsspec.filesystem("memory")
+        if not store.exists(f"{workdir}/tensorboard"):
+            return {}
+        store.get(f"{workdir}/tensorboard/", f"{tmp_path}/", recursive=True)
+        return scalars(tmp_path).get("loss", {})
+
+    for first in (0, 2):
+        writer = trackers.TensorBoard(tiny.config("x"), workdir, first)
+        monkeypatch.setattr(trackers, "SEND_S", 1e6)
+        writer.write(first + 1, {"loss": 0.5})
+        assert there().get(first + 1) != 0.5
+        monkeypatch.setattr(trackers, "SEND_S", 0.0)
+        for _ in range(600):  # a thread of the library's writes the file
+            writer.write(first + 2, {"loss": 0.25})
+            if first + 2 in there():
+                break
+            time.sleep(0.1)
+        assert there()[first + 2] == 0.25
+        writer.write(first + 3, {"loss": 0.125})
+        writer.close()
+    assert there() == {1: 0.5, 2: 0.25, 3: 0.5, 4: 0.25, 5: 0.125}
 
 
 @pytest.mark.slow

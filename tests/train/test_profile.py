@@ -1,12 +1,14 @@
 """Profiles of steps, and the picture of the memory when it is full."""
 
 import gzip
+import uuid
 
 import jax
 import pytest
 
 import clip_jax
 import tiny
+from clip_jax import files
 from clip_jax.config.load import checked
 from clip_jax.config.schema import LogConfig
 from clip_jax.errors import UserError
@@ -47,12 +49,25 @@ def test_it_starts_and_ends_where_it_is_told(monkeypatch, tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(UserError, match=r"log.profile: must be \(first, last\).* \(got \(3, 2\)\)"):
         checked(tiny.config("x", log=LogConfig(profile=(3, 2))), needs_data=False)
-    with pytest.raises(UserError, match="log.profile: needs a local workdir .got gs://b/r"):
-        Profile((1, 2), "gs://b/r", print)
 
 
-def test_full_memory_leaves_a_picture(tmp_path):
-    words = rf"device memory: not enough .* what filled it: {tmp_path}/memory.prof"
-    with pytest.raises(UserError, match=words), failures.told(str(tmp_path)):
+def test_a_profile_reaches_a_remote_workdir(monkeypatch):
+    workdir, said, written = f"memory://{uuid.uuid4().hex}", [], []
+    monkeypatch.setattr(jax.profiler, "start_trace", written.append)
+    monkeypatch.setattr(
+        jax.profiler, "stop_trace", lambda: files.write_bytes(f"{written[0]}/plugins/a.pb", b"x")
+    )
+    profile = Profile((1, 1), workdir, said.append)
+    profile.before(1)
+    profile.after(1, ())
+    assert files.read_bytes(f"{workdir}/profile/plugins/a.pb") == b"x"
+    assert said == [f"profile of steps 1 to 1: {workdir}/profile"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_full_memory_leaves_a_picture(remote, tmp_path):
+    workdir = f"memory://{uuid.uuid4().hex}" if remote else str(tmp_path)
+    words = rf"device memory: not enough .* what filled it: {workdir}/memory.prof"
+    with pytest.raises(UserError, match=words), failures.told(workdir):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
-    assert gzip.decompress((tmp_path / "memory.prof").read_bytes())
+    assert gzip.decompress(files.read_bytes(f"{workdir}/memory.prof"))
