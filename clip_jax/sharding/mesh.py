@@ -71,7 +71,7 @@ def make_mesh(cfg: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = mesh_shape(cfg, len(devices))
-    if cfg.num_slices > 1:
+    if cfg.num_slices > 1 or devices[0].platform == "tpu":  # a GPU's slice is its host
         devices = _by_slice(devices, cfg.num_slices)
     check_slices(cfg, sizes, len(devices))
     count = math.prod(sizes)
@@ -97,7 +97,8 @@ def _by_slice(devices: list[Any], num_slices: int) -> list[Any]:
         return devices
     if len(slices) != num_slices:
         raise UserError(
-            f"config.mesh.num_slices: the devices are of {len(slices)} slices (got {num_slices})"
+            f"config.mesh.num_slices: the devices are of {len(slices)} slices (got {num_slices}); "
+            f"set it to {len(slices)}"
         )
     return sorted(devices, key=lambda d: d.slice_index)  # stable: the order inside stays
 
