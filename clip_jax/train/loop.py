@@ -56,6 +56,7 @@ from clip_jax.train.state import TrainState, init_state
 from clip_jax.train.watchdog import Watchdog
 
 REPORT_S = 60.0  # a running job writes its report at most this often
+REPORT_SHARE = 50  # and spends at most one part in so many on it: metrics in a bucket take long
 LAYOUT = ("params", "stats", "opt_state", "ema")  # a checkpoint item each; the rest is "rest"
 
 
@@ -87,6 +88,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             if saved[-1] < parts[-1].last:
                 following = at(parts, saved[-1] + 1)
                 processes.together(functools.partial(compiling.begin, following))
+        else:
+            processes.together(lambda: warm.check(parts[0].cfg))
         sources = processes.by_host(lambda: [inputs.open_train(s.cfg, workdir) for s in parts])
         abstract = lambda step: _items(at(parts, step).prog.abstract)  # noqa: E731
         restored = start.restore(checkpoints, abstract, line.say)
@@ -107,7 +110,6 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             processes.together(functools.partial(compiling.begin, stage))
             with jax.set_mesh(stage.prog.mesh):
                 state = init_state(stage.prog.init, stage.prog.abstract, cfg.seed)
-                processes.together(lambda: warm.check(stage.cfg))
                 state, lines = warm.warmed(stage.cfg, state, tokenizer)
             for text in lines:
                 line.say(text)
@@ -181,7 +183,7 @@ class Job:
         stream = feed(batches, prog.mesh)
         log = Log(self, self.writer, first, skipped)
         watchdog = Watchdog(cfg.log.watchdog_seconds)
-        reported = time.monotonic()
+        report_at = time.monotonic() + REPORT_S
         with jax.set_mesh(prog.mesh), jax.transfer_guard("disallow"), watchdog:
             if self.evaluation_due(first) and not self.has_scores(first):
                 with log.clock.paused(), self.ledger.spend("evaluation"):
@@ -208,10 +210,11 @@ class Job:
                     if save:
                         with self.ledger.spend("checkpoint"):
                             self.save(step, state, position)
-                    if save and not last and time.monotonic() - reported > REPORT_S:
+                    if save and not last and (now := time.monotonic()) > report_at:
                         with self.ledger.spend("report"):
                             self.refresh(step)
-                        reported = time.monotonic()
+                        took = time.monotonic() - now
+                        report_at = now + max(REPORT_S, REPORT_SHARE * took)
                     if stop and not (last and self.stage.is_last):
                         self.stop(step)
                     if evaluate:
@@ -307,7 +310,7 @@ class Job:
 
     def refresh(self, step: int) -> None:
         """The report of a running job; nobody waits for it, and its failure is only said."""
-        if not processes.lead() or files.is_remote(self.workdir):
+        if not processes.lead():
             return
         try:
             self.report(None, step, read_metrics(self.workdir))

@@ -30,8 +30,8 @@ def make_optimizer(cfg: OptimConfig, params: Any, decays: Any) -> optax.Gradient
         params: those that move, or their shapes.
         decays: a tree of bool, True where weight decay acts.
     """
-    parts = [optax.clip_by_global_norm(cfg.grad_clip)] if cfg.grad_clip else []
-    parts.append(direction(cfg, params))
+    clip = optax.clip_by_global_norm(cfg.grad_clip) if cfg.grad_clip else optax.identity()
+    parts = [clip, direction(cfg, params)]  # paths in checkpoints: the same with and without clip
     own = scale_by(rates(cfg, params)) if _has_rates(cfg) else optax.identity()
     if cfg.decay_convention == "torch":
         parts += [optax.add_decayed_weights(cfg.weight_decay, mask=decays), own]

@@ -77,6 +77,7 @@ def test_a_running_job_writes_its_report(folder, tmp_path, monkeypatch):
             self._job.signals.status, self._job.signals.name = 42, "SIGTERM"
 
     monkeypatch.setattr(loop, "REPORT_S", -1.0)
+    monkeypatch.setattr(loop, "REPORT_SHARE", -1.0)
     with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(loop.Log, "keep", keep)
         clip_jax.pretrain(tiny.config(folder), str(run))

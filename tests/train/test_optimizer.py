@@ -131,6 +131,17 @@ def test_two_conventions_of_decay(convention):
     np.testing.assert_allclose(leaves(p)["image/head/kernel"], want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "lion", "adafactor", "muon"])
+def test_clipping_may_come_and_go_between_starts(kind):
+    """The same names in a checkpoint, so that a run that spikes goes on with it."""
+    cfg = config(kind=kind)
+    states = [
+        make_optimizer(c, params(0), decay_mask(c.decay, params(0))).init(params(0))
+        for c in (cfg, dataclasses.replace(cfg, grad_clip=1.0))
+    ]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
 def test_gradient_clipping_bounds_the_norm():
     cfg = config(grad_clip=1.0, b1=0.0, b2=0.0)
     _, clipped = run(cfg, steps=1)
