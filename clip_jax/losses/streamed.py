@@ -92,7 +92,7 @@ def streamed_loss(
         wire_dtype: of the embeddings that travel and enter the products; sums are float32.
         num_slices: of the mesh; the ring turns in each of them.
     """
-    pairs = _pairs(math_, mesh, around, chunk, keep, num_slices)
+    pairs = _pairs(Passes(math_, mesh, around, chunk, keep, num_slices))
 
     def loss(
         z: dict[str, jax.Array], logit: dict[str, jax.Array], group: jax.Array
@@ -107,88 +107,81 @@ def streamed_loss(
     return loss
 
 
-def _pairs(
-    math_: Streamed, mesh: Mesh, around: bool, chunk: int, keep: bool, num_slices: int
-) -> Callable[..., Any]:
-    """(x (b, e), y (j, e), scale, bias, x_group (b,), y_group (j,)) -> (loss, metrics).
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """Both passes as plain programs of one device, to be run inside shard_map.
 
-    The rule for the gradient stands outside shard_map: both passes are plain programs per device.
+    Letters as above, of one device; arguments as of `streamed_loss`. `texts` are a dict of arrays
+    (j, ...): a hop's block of the ring, or all that were gathered.
     """
-    spread, whole = P(BATCH_AXES), P()
-    on_mesh = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-    num_devices = math.prod(mesh.shape[a] for a in BATCH_AXES)
-    hops = num_devices if around else 1
 
-    def visit(step: Any, fixed: Any, texts: Any, empty: Any, combine: Any) -> Any:
-        """`step` over all texts; the accumulated columns come back for this device's own texts."""
-        if around:
-            none = empty(texts["group"].shape[0])
-            return ring(step, fixed, texts, none, BATCH_AXES, num_slices)
-        texts = jax.tree.map(lambda v: lax.all_gather(v, BATCH_AXES, tiled=True), texts)
-        fixed, acc = step(0, fixed, texts, empty(texts["group"].shape[0]))
-        return fixed, combine(acc)
+    math_: Streamed
+    mesh: Mesh
+    around: bool
+    chunk: int
+    keep: bool
+    num_slices: int
 
-    def own(acc: Any) -> Any:
-        """This device's part of arrays that are equal on all devices."""
-        size = lambda v: v.shape[0] // num_devices  # noqa: E731
-        at = lax.axis_index(BATCH_AXES)
-        return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, at * size(v), size(v)), acc)
+    @property
+    def num_devices(self) -> int:
+        """Those that the batch is split over."""
+        return math.prod(self.mesh.shape[a] for a in BATCH_AXES)
 
-    @functools.partial(
-        on_mesh,
-        in_specs=(spread, spread, whole, whole, spread, spread),
-        out_specs=(whole, whole, spread, spread, spread),
-    )
-    def forward(x: Any, y: Any, scale: Any, bias: Any, x_group: Any, y_group: Any) -> Any:
+    @property
+    def hops(self) -> int:
+        """Blocks of texts that a device sees in turn."""
+        return self.num_devices if self.around else 1
+
+    def forward(self, x: Any, y: Any, scale: Any, bias: Any, x_group: Any, y_group: Any) -> Any:
+        """(loss, metrics, residuals of rows, of columns, similarities (b, hops, j) if kept)."""
+        m = self.math_
+
         def step(hop: Any, fixed: Any, texts: Any, columns: Any) -> Any:
             def body(images: Any, state: Any, columns: Any) -> Any:
                 rows, kept = state
                 dot = block(images["z"], texts["z"], jnp.float32(1.0))  # (chunk, j)
-                if keep:
+                if self.keep:
                     kept = lax.dynamic_update_slice_in_dim(kept, dot[:, None], hop, 1)
-                rows, columns = math_.add(rows, columns, scale * dot + bias, _same(images, texts))
+                rows, columns = m.add(rows, columns, scale * dot + bias, _same(images, texts))
                 return (rows, kept), columns
 
-            return by_rows(body, chunk, {"z": x, "group": x_group}, fixed, columns)
+            return by_rows(body, self.chunk, {"z": x, "group": x_group}, fixed, columns)
 
         b = x.shape[0]
-        texts_at_once = num_devices * y.shape[0] // hops
-        kept = jnp.zeros((b, hops if keep else 0, texts_at_once), jnp.float32)
-        (rows, kept), columns = visit(
+        texts_at_once = self.num_devices * y.shape[0] // self.hops
+        kept = jnp.zeros((b, self.hops if self.keep else 0, texts_at_once), jnp.float32)
+        (rows, kept), columns = self._visit(
             step,
-            (math_.rows(b), kept),
+            (m.rows(b), kept),
             {"z": y, "group": y_group},
-            math_.columns,
-            lambda acc: own(math_.combine(acc, BATCH_AXES)),
+            m.columns,
+            lambda acc: self._own(m.combine(acc, BATCH_AXES)),
         )
-        total, row_residual, column_residual = math_.finish(rows, columns, y_group)
+        total, row_residual, column_residual = m.finish(rows, columns, y_group)
         captions = (columns["positive"] > columns["negative"]) & (y_group != NOBODY)
         sums = {
             "loss": total,
             "accuracy/image_to_text": jnp.sum(rows["positive"] > rows["negative"]),
             "accuracy/text_to_image": jnp.sum(captions),
-            "loss_floor": jnp.sum(math_.floor(rows)),
+            "loss_floor": jnp.sum(m.floor(rows)),
         }
-        means = {k: lax.psum(v, BATCH_AXES) / (b * num_devices) for k, v in sums.items()}
+        means = {k: lax.psum(v, BATCH_AXES) / (b * self.num_devices) for k, v in sums.items()}
         return means.pop("loss"), means, row_residual, column_residual, kept
 
-    @functools.partial(
-        on_mesh,
-        in_specs=(spread, spread, whole, whole, *(spread,) * 5, whole),
-        out_specs=(spread, spread, whole, whole),
-    )
     def backward(
-        x: Any, y: Any, scale: Any, bias: Any, x_group: Any, y_group: Any, rows: Any, cols: Any,
-        kept: Any, g: Any,
+        self, x: Any, y: Any, scale: Any, bias: Any, x_group: Any, y_group: Any, rows: Any,
+        cols: Any, kept: Any, g: Any,
     ) -> Any:  # fmt: skip
+        """Gradients by x, y, scale and bias, for the slope `g` of the loss."""
+
         def step(hop: Any, grads: Any, texts: Any, dy: Any) -> Any:
             def body(images: Any, dx: Any, carry: Any) -> Any:
                 dy, dscale, dbias = carry
-                if keep:
+                if self.keep:
                     dot = lax.dynamic_index_in_dim(images["kept"], hop, 1, keepdims=False)
                 else:
                     dot = block(images["z"], texts["z"], jnp.float32(1.0))  # (chunk, j)
-                ds = math_.slope(
+                ds = self.math_.slope(
                     scale * dot + bias, _same(images, texts), images["rows"], texts["columns"]
                 )
                 dscale, dbias = dscale + jnp.sum(ds * dot), dbias + jnp.sum(ds)
@@ -199,36 +192,66 @@ def _pairs(
 
             dx, dscale, dbias = grads
             images = {"z": x, "group": x_group, "rows": rows, "kept": kept}
-            dx, (dy, dscale, dbias) = by_rows(body, chunk, images, dx, (dy, dscale, dbias))
+            dx, (dy, dscale, dbias) = by_rows(body, self.chunk, images, dx, (dy, dscale, dbias))
             return (dx, dscale, dbias), dy
 
         b, e = x.shape
         zero = jnp.float32(0.0)
-        (dx, dscale, dbias), dy = visit(
+        (dx, dscale, dbias), dy = self._visit(
             step,
             (jnp.zeros((b, e), jnp.float32), zero, zero),
             {"z": y, "group": y_group, "columns": cols},
             lambda j: jnp.zeros((j, e), jnp.float32),
             lambda dy: lax.psum_scatter(dy, BATCH_AXES, tiled=True),
         )
-        g = g / (b * num_devices)
+        g = g / (b * self.num_devices)
         dscale, dbias = lax.psum((dscale, dbias), BATCH_AXES)
         k = scale * g
         return (k * dx).astype(x.dtype), (k * dy).astype(y.dtype), g * dscale, g * dbias
+
+    def _visit(self, step: Any, fixed: Any, texts: Any, empty: Any, combine: Any) -> Any:
+        """`step` over all texts; the accumulated columns come back for this device's own texts."""
+        if self.around:
+            none = empty(texts["group"].shape[0])
+            return ring(step, fixed, texts, none, BATCH_AXES, self.num_slices)
+        texts = jax.tree.map(lambda v: lax.all_gather(v, BATCH_AXES, tiled=True), texts)
+        fixed, acc = step(0, fixed, texts, empty(texts["group"].shape[0]))
+        return fixed, combine(acc)
+
+    def _own(self, acc: Any) -> Any:
+        """This device's part of arrays that are equal on all devices."""
+        size = lambda v: v.shape[0] // self.num_devices  # noqa: E731
+        at = lax.axis_index(BATCH_AXES)
+        return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, at * size(v), size(v)), acc)
+
+
+def _pairs(passes: Passes) -> Callable[..., Any]:
+    """(x (b, e), y (j, e), scale, bias, x_group (b,), y_group (j,)) -> (loss, metrics).
+
+    The rule for the gradient stands outside shard_map.
+    """
+    spread, whole = P(BATCH_AXES), P()
+    on_mesh = functools.partial(jax.shard_map, mesh=passes.mesh, check_vma=False)
+    arguments = (spread, spread, whole, whole, spread, spread)
+    forward = on_mesh(
+        passes.forward, in_specs=arguments, out_specs=(whole, whole, spread, spread, spread)
+    )
+    backward = on_mesh(
+        passes.backward,
+        in_specs=(*arguments, spread, spread, spread, whole),
+        out_specs=(spread, spread, whole, whole),
+    )
 
     @jax.custom_vjp
     def pairs(*args: Any) -> Any:
         return forward(*args)[:2]
 
     def save(*args: Any) -> Any:
-        value, metrics, rows, cols, kept = forward(*args)
-        return (value, metrics), (*args, rows, cols, kept)
+        value, metrics, *residuals = forward(*args)
+        return (value, metrics), (*args, *residuals)
 
     def pull(saved: Any, cotangents: Any) -> Any:
-        x, y, scale, bias, x_group, y_group, rows, cols, kept = saved
-        g, _ = cotangents
-        grads = backward(x, y, scale, bias, x_group, y_group, rows, cols, kept, g)
-        return (*grads, None, None)  # groups have no gradient
+        return (*backward(*saved, cotangents[0]), None, None)  # groups have no gradient
 
     pairs.defvjp(save, pull)
     return pairs

@@ -127,9 +127,22 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                     processes.together(functools.partial(compiling.begin, now))
                     state, first, stage = stages.advance(state, stage, now), now.first, now
             job = Job(
-                now.cfg, workdir, now, compiling, pipelines[now.index], checkpoints, lock, signals,
-                line, orders[now.index], writer, ledger, profile, began, sources,
-            )  # fmt: skip
+                cfg=now.cfg,
+                workdir=workdir,
+                stage=now,
+                compiling=compiling,
+                pipeline=pipelines[now.index],
+                checkpoints=checkpoints,
+                lock=lock,
+                signals=signals,
+                line=line,
+                order=orders[now.index],
+                writer=writer,
+                ledger=ledger,
+                profile=profile,
+                began=began,
+                sources=sources,
+            )
             if first < now.last:
                 state, skipped = job.train(state, test, first, positions[now.index], skipped)
         with Watchdog(cfg.log.watchdog_seconds, "the last step"):

@@ -25,7 +25,7 @@ Metrics = dict[str, jax.Array]
 def loss_and_grads(
     embed: Callable[..., Any],
     loss: Callable[..., Any],
-    params: Any,
+    moving: Any,
     stats: Any,
     batch: Batch,
     rng: jax.Array,
@@ -34,7 +34,7 @@ def loss_and_grads(
 ) -> tuple[jax.Array, Any, Any, Metrics]:
     """Loss of the whole batch and its exact gradient; also the new stats and the loss's metrics.
 
-    `params` are those that move, `fixed` the others: see train/groups.py.
+    `moving` and `fixed` are the parameters that have a gradient and the others: train/groups.py.
 
     The towers see `num_microbatches` slices, one after the other; the loss sees all embeddings
     once (Gao et al. 2021, GradCache). More than one costs another forward pass of the towers, and
@@ -56,7 +56,7 @@ def loss_and_grads(
         cosines = {f"cosine/{side}": mean_cosine(z[side]) for side in ("image", "text")}
         return value, (metrics | cosines, new_stats)
 
-    (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(params)
+    (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(moving)
     return value, grads, stats, metrics
 
 
