@@ -1,11 +1,11 @@
 """Recipes of published runs: their numbers, schedules and groups, and a trial of each."""
 
 import dataclasses
-import importlib.util
+import difflib
 import math
 import re
 
-import jax
+import golden_configs
 import numpy as np
 import pytest
 
@@ -13,7 +13,6 @@ import tiny
 from clip_jax.config import stages
 from clip_jax.config.load import load, recipe_folders
 from clip_jax.interop.table import leaves
-from clip_jax.models import dual
 from clip_jax.train.groups import decay_mask, moving
 from clip_jax.train.schedule import make_schedule
 
@@ -68,8 +67,8 @@ def test_numbers_and_schedule(name):
     cfg = config(name)
     steps, batch, size, warmup, peak = WANT[name]
     assert (cfg.num_steps, cfg.batch_size) == (steps, batch)
-    params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
-    assert sum(x.size for x in jax.tree.leaves(params)) / 1e6 == pytest.approx(size, abs=0.06)
+    params = leaves(golden_configs.shapes(cfg.model)).values()
+    assert sum(x.size for x in params) / 1e6 == pytest.approx(size, abs=0.06)
     lr = make_schedule(cfg.optim, cfg.num_steps)
     got = [float(lr(s)) for s in (0, warmup - 1, steps // 2, steps)]
     share = (steps // 2 - warmup) / (steps - warmup)
@@ -103,7 +102,7 @@ def test_stages(name):
 def test_what_decays_and_what_stands_still():
     for name, never in {"openclip:b32-400m": ("bias", "scale", "cls"), "siglip:b16": ()}.items():
         cfg = config(name)
-        params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+        params = golden_configs.shapes(cfg.model)
         decays = leaves(decay_mask(cfg.optim.decay, params))
         for path, decayed in decays.items():
             kernel = path.endswith("/kernel")
@@ -112,11 +111,11 @@ def test_what_decays_and_what_stands_still():
             else:  # legacy OpenCLIP: everything but what has one dim, tables of positions too
                 assert decayed != path.endswith(never), path
     cfg = config("flip:b16")
-    params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+    params = golden_configs.shapes(cfg.model)
     for path, decayed in leaves(decay_mask(cfg.optim.decay, params)).items():
         assert decayed == path.endswith(("kernel", "token/embedding")), path
     cfg = config("lit")
-    params = jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))[0]
+    params = golden_configs.shapes(cfg.model)
     for path, moves in leaves(moving(cfg.optim, params)).items():
         assert moves != path.startswith("image/"), path
     assert cfg.loss.kind == "sigmoid" and cfg.optim.decay_convention == "big_vision"
@@ -134,19 +133,26 @@ def test_every_recipe_has_its_check_of_data(name):
 
 
 @pytest.mark.core
-def test_every_variant_builds():
-    """Each of every recipe's variants, by shapes alone."""
-    for folder in recipe_folders():
-        for path in sorted(folder.glob("*.py")):
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            tables = ("RATES", "RUNS", "SCALES", "MODELS")
-            table = next((getattr(module, t) for t in tables if hasattr(module, t)), {"": None})
-            for variant in table if path.stem not in ("clip", "finetune") else {"RN50": None}:
-                cfg = config(f"{path.stem}:{variant}" if variant else path.stem)
-                jax.eval_shape(dual.build(cfg.model).init, jax.random.key(0))
-                assert cfg.optim.warmup_steps < cfg.num_steps
+@pytest.mark.parametrize("name", golden_configs.names())
+def test_what_each_recipe_resolves_to(name):
+    """Fields, rates of learning and parameters are those that are stored: a change is a diff."""
+    differ(golden_configs.path(name), golden_configs.text(name))
+
+
+@pytest.mark.core
+def test_stored_recipes_are_those_that_stand():
+    differ(golden_configs.FOLDER / "defaults.txt", golden_configs.defaults())
+    wanted = {golden_configs.path(name).name for name in golden_configs.names()}
+    assert {p.name for p in golden_configs.FOLDER.iterdir()} == {"defaults.txt", *wanted}
+
+
+def differ(path, text):
+    """Fails with a diff unless `path` holds `text`."""
+    stored = path.read_text().splitlines() if path.exists() else []
+    lines = difflib.unified_diff(stored, text.splitlines(), "stored", "now", lineterm="", n=0)
+    if diff := "\n".join(lines):
+        meant = "if that is meant, `python tests/golden_configs.py` writes it anew"
+        pytest.fail(f"{path.name}:\n{diff}\n{meant}", pytrace=False)
 
 
 def trial(name):

@@ -1,0 +1,163 @@
+"""tests/golden/configs: what each recipe resolves to, for a change to show as a diff.
+
+    python tests/golden_configs.py
+
+writes the files anew; `tests/config/test_recipes.py` compares. A file has, stage by stage, the
+fields that are not the schema's defaults (those stand in `defaults.txt`), the learning rate at
+chosen steps, and every parameter: shape, decay, factor of its rate. Later stages list what changed.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import re
+import sys
+from typing import Any
+
+import jax
+
+from clip_jax.config import stages
+from clip_jax.config.codec import flatten
+from clip_jax.config.load import load, recipe_folders
+from clip_jax.config.presets import MODELS
+from clip_jax.config.schema import Config, ModelConfig
+from clip_jax.interop.table import leaves
+from clip_jax.models import dual
+from clip_jax.train.groups import decay_mask, moving, rates
+from clip_jax.train.schedule import make_schedule
+
+FOLDER = pathlib.Path(__file__).parent / "golden" / "configs"
+EPOCH = 2_900_000  # pairs, where a recipe leaves it to the data
+ANY_MODEL = {  # of recipes that take all of MODELS: one of each family
+    "clip": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP"),
+    "finetune": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP"),
+}
+TABLES = ("RATES", "RUNS", "SCALES", "MODELS")  # where recipes have their variants
+
+
+def names() -> list[str]:
+    """Every variant of every recipe."""
+    found = []
+    for path in sorted(p for folder in recipe_folders() for p in folder.glob("*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        tables = [t for x in TABLES if (t := getattr(module, x, None)) and t is not MODELS]
+        variants = ANY_MODEL.get(path.stem) or (tuple(tables[0]) if tables else ())
+        found += [f"{path.stem}:{x}" for x in variants] or [path.stem]
+    return found
+
+
+def config(name: str) -> Config:
+    """The resolved config of a recipe, with an epoch where it has none of its own."""
+    size = () if _own_epoch(name) else (f"--config.data.epoch_size={EPOCH}",)
+    return load(name, size, needs_data=False)
+
+
+def _own_epoch(name: str) -> bool:
+    return not name.startswith(("small", "finetune", "folder"))
+
+
+def path(name: str) -> pathlib.Path:
+    """Where the text of a recipe lies."""
+    return FOLDER / f"{name.replace(':', '.')}.txt"
+
+
+def defaults() -> str:
+    """The schema's own values."""
+    return "".join(f"{p} = {v!r}\n" for p, v in sorted(flatten(Config()).items()))
+
+
+def text(name: str) -> str:
+    """What stands in the file of a recipe."""
+    before, parts = _Shown(flatten(Config()), []), []
+    for stage in stages.expand(config(name)):
+        now = _Shown(flatten(stage.cfg), _parameters(stage.cfg))
+        parts.append(_block(stage, now, before))
+        before = now
+    return "\n".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    fields: dict[str, Any]
+    parameters: list[str]
+
+
+def _block(stage: stages.Stage, now: _Shown, before: _Shown) -> str:
+    lines = [f"## stage {stage.name}", ""] if stage.name else []
+    changed = {p: v for p, v in now.fields.items() if before.fields.get(p, ...) != v}
+    lines += [f"{p} = {v!r}" for p, v in sorted(changed.items())]
+    lines += ["", "# step: learning rate", *_rates_at(stage.cfg)]
+    lines += ["", "# parameter: shape, decay, factor of the learning rate"]
+    lines += [x for x in now.parameters if x not in before.parameters]
+    return "\n".join(lines) + "\n"
+
+
+def _rates_at(cfg: Config) -> list[str]:
+    """At the start, the last step of the warm-up, the middle, a cooldown's start, and the end."""
+    optim, end = cfg.optim, cfg.num_steps
+    steps = {0, max(optim.warmup_steps - 1, 0), end // 2, end - optim.cooldown_steps, end}
+    rate = make_schedule(optim, end)
+    return [f"{step}: {float(rate(step)):.4g}" for step in sorted(steps)]
+
+
+def _parameters(cfg: Config) -> list[str]:
+    """Those that differ by a number alone, and q, k and v, share a line with their count."""
+    params = shapes(cfg.model)
+    decays, factors = leaves(decay_mask(cfg.optim.decay, params)), leaves(rates(cfg.optim, params))
+    moves = leaves(moving(cfg.optim, params))
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, x in leaves(params).items():
+        shape = " x ".join(map(str, x.shape)) or "()"
+        rest = f"{'decay' if decays[name] else '-'}, {_factor(factors[name])}"
+        group = re.sub(r"\d+|(?<=attn/)[qkv](?=/)", "*", name)
+        key = (group, f"{shape}, {rest if moves[name] else 'frozen'}")
+        found.setdefault(key, []).append(name)
+    total = sum(x.size for x in leaves(params).values())
+    lines = [
+        f"{group} ({len(members)}): {line}" if len(members) > 1 else f"{members[0]}: {line}"
+        for (group, line), members in found.items()
+    ]
+    return [*lines, f"all: {total:,}"]
+
+
+def _factor(x: Any) -> str:
+    return f"{x:g}" if isinstance(x, float) else f"{float(x.min()):.3g} to {float(x.max()):.3g}"
+
+
+def shapes(model: ModelConfig) -> Any:
+    """Those of a model's parameters; traced once for all that have the same."""
+    return _traced(
+        dataclasses.replace(
+            model,
+            image=dataclasses.replace(
+                model.image, activation="gelu", patch_dropout=0.0, mean=(), std=(), ln_eps=1e-5
+            ),
+            text=dataclasses.replace(model.text, activation="gelu", eos_id=1, pad_id=0),
+            logit_scale_init=0.0,
+            dtype="float32",
+        )
+    )
+
+
+@functools.cache
+def _traced(model: ModelConfig) -> Any:
+    return jax.eval_shape(dual.build(model).init, jax.random.key(0))[0]
+
+
+def main() -> None:
+    """Writes all files, and removes those of recipes that are gone."""
+    FOLDER.mkdir(exist_ok=True)
+    wanted = {FOLDER / "defaults.txt": defaults(), **{path(n): text(n) for n in names()}}
+    for old in set(FOLDER.glob("*.txt")) - set(wanted):
+        old.unlink()
+    for file, content in wanted.items():
+        file.write_text(content)
+    print(f"{len(wanted)} files in {FOLDER}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
