@@ -13,6 +13,7 @@ RUNS = {  # model, learning rate, warm-up, pairs of an epoch, epochs, batch; Ima
     "b32-400m": ("ViT-B-32", 1e-3, 2_000, 413_000_000, 32, 128 * 672),  # 63.2
     "b16-400m": ("ViT-B-16", 5e-4, 10_000, 407_000_000, 32, 176 * 192),  # 67.0
     "l14-400m": ("ViT-L-14", 1e-3, 2_000, 413_000_000, 32, 768 * 112),  # 73.1
+    "b32-2b-13b": ("ViT-B-32", 5e-4, 2_000, 200_000_000, 65, 128 * 256),  # 62.5
     "b32-2b": ("ViT-B-32", 1e-3, 2_000, 135_600_000, 256, 824 * 96),  # 66.5
     "b16-2b": ("ViT-B-16", 1e-3, 10_000, 200_000_000, 171, 344 * 256),  # 70.2
     "l14-2b": ("ViT-L-14", 1e-3, 10_000, 200_000_000, 160, 384 * 224),  # 75.2
@@ -37,6 +38,11 @@ CURVES = {
     "l14-400m": (
         "413Mex=0.489", "826Mex=0.565", "1.2Bex=0.589", "4.1Bex=0.632", "13.2Bex=0.730",
     ),
+    "b32-2b-13b": (
+        "200Mex=0.303", "400Mex=0.385", "600Mex=0.413", "800Mex=0.435", "1.2Bex=0.452",
+        "2Bex=0.473", "4Bex=0.495", "6Bex=0.513", "8Bex=0.546", "10Bex=0.585", "12Bex=0.618",
+        "13Bex=0.626",
+    ),
 }  # fmt: skip
 
 
@@ -56,5 +62,5 @@ def get_config(arg: str = "b32-400m"):
     o.b1, o.b2, o.eps = 0.9, 0.98, 1e-6
     o.weight_decay, o.decay_convention = 0.2, "torch"
     o.logit_scale_max = 100.0
-    c.eval.reference = CURVES.get(name, ())  # compared with where config.eval.tasks has ImageNet
+    c.eval.reference = CURVES.get(name, ())  # compared with a task that is named imagenet
     return c

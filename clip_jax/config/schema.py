@@ -261,8 +261,9 @@ class EvalConfig:
     batch_size: int = _field(256, "images or prompts per step of an evaluation")
     tasks: tuple[TaskConfig, ...] = _field((), "what to evaluate")
     reference: tuple[str, ...] = _field(
-        (), "'PAIRS=TOP1' of a published run on the first task, to compare with: '413Mex=0.335'"
+        (), "'PAIRS=TOP1' of a published run, to compare with: '413Mex=0.335'"
     )
+    reference_task: str = _field("imagenet", "name of the task that these are of, in any case")
 
 
 @dataclasses.dataclass(frozen=True)

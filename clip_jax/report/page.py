@@ -68,7 +68,7 @@ class RunReport:
         metrics: lines of metrics.jsonl.
         scores: the first one is told in the opening sentence.
         samples: held-out images.
-        notes: known limits of the scores, printed beside them.
+        notes: known limits of the scores and a comparison, printed beside them.
         config: the resolved config.
         finished: False while the run goes on.
         published: (step, top-1 as a share) of a published run, beside the scores.

@@ -265,8 +265,7 @@ class Job:
             text = ", ".join(f"{k.removeprefix('eval/')} {100 * v:.1f} %" for k, v in top.items())
             self.line.say(f"step {step}: {text}")
             cfg = read_config(self.workdir) if self.cfg.eval.reference else self.cfg
-            first = f"eval/{cfg.eval.tasks[0].name}/top1"
-            if low := published.behind(cfg, step, result.metrics[first]):
+            if low := published.behind(cfg, step, result.metrics):
                 self.line.say(low)
 
     def model(self, state: TrainState) -> Model:
@@ -349,6 +348,8 @@ class Job:
             times = self.ledger.values() if self.began < end else {}  # else it trained nothing
             self.writer.write(end, {**result.metrics, **times})
             metrics = read_metrics(self.workdir)
+        if low := published.behind(read_config(self.workdir), end, result.metrics):
+            self.line.say(low)
         path = self.report(result, end, metrics)
         self.line.close()
         if result.rows:

@@ -58,6 +58,8 @@ def write(
                 "No name of a test class was a caption in training. Among all captions most "
                 "errors go to names that were."
             )
+    if said := published.sentence(cfg, metrics):
+        notes.append(said)
     facts = [*facts, ("training time", time_line(metrics)), ("software", _software())]
     return write_report(
         workdir,
@@ -70,7 +72,7 @@ def write(
             notes=notes,
             config=to_dict(cfg),
             finished=result is not None,
-            published=published.by_step(cfg) if cfg.eval.tasks else [],
+            published=published.by_step(cfg),
         ),
     )
 
