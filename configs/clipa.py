@@ -74,7 +74,6 @@ def get_config(arg: str = "b16"):
     for field in ("width", "layers", "heads", "mlp_dim"):
         setattr(c.model.text, field, getattr(like.text, field))
     c.model.embed_dim, c.model.dtype = like.embed_dim, "bfloat16"
-    c.model.logit_scale_init = 2.6593  # ln(1 / 0.07)
     c.model.image.posemb = "sincos2d"
     if name == "b16":
         c.model.image.pool = "cls"
@@ -83,7 +82,8 @@ def get_config(arg: str = "b16"):
     c.data.crop_scale = (0.4, 1.0)
     c.stages = STAGES[name]
     o = c.optim
-    o.b1, o.b2, o.schedule = 0.9, 0.95, "cosine"
+    o.b1, o.b2, o.eps, o.schedule = 0.9, 0.95, 1e-8, "cosine"
+    o.logit_scale_max = 0.0  # theirs is free
     o.mu_dtype = "bfloat16" if name == "h14" else "float32"
     o.weight_decay, o.decay_convention, o.decay = 0.2, "torch", (".*/kernel",)
     return c

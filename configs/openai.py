@@ -29,7 +29,6 @@ def get_config(arg: str = "ViT-B-32"):
     c = published(f"{name}-quickgelu")
     c.name = name
     c.model.dtype = "bfloat16"
-    c.model.logit_scale_init = 2.6593  # ln(1 / 0.07)
     c.data.epoch_size = 400_000_000
     c.data.crop_scale = (0.9, 1.0)
     c.batch_size, c.num_steps = 32_768, "32ep"
