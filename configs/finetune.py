@@ -9,9 +9,11 @@ Then, between the start and the end (0.5 is a good first share), and scored agai
     clip_jax eval between
 
 Weights of OpenAI's want `finetune:ViT-B-32-quickgelu`. A low rate, lower still for early layers, a
-moving average, and scores before the first step (`eval.tasks`), so that what is lost can be seen.
-After WiSE-FT (Wortsman et al. 2022) and FLYP (Goyal et al. 2023); the numbers are a cautious start,
-none of them is tuned here.
+moving average, and scores before the first step once there are `eval.tasks`, so that what is lost
+can be seen. Captions are cut as the weights know them: `--config.tokenizer.path=` spiece.model for
+SigLIP's, BERT's vocab.txt for CLIPA's, tokenizer.json for worldwide ones; where the weights come
+with a tokenizer.json, that, and `--config.tokenizer.kind=hf`. After WiSE-FT (Wortsman et al. 2022)
+and FLYP (Goyal et al. 2023); the numbers are a cautious start, none of them is tuned here.
 """
 
 from clip_jax.config.base import published
@@ -24,8 +26,14 @@ def get_config(arg: str = "ViT-B-32"):
     name = variant(arg or "ViT-B-32", tuple(MODELS))
     c = published(name)
     c.name = f"{name}, fine-tuned"
-    text = MODELS[name].text  # those of its tokenizer, which tokenizer.path names for SigLIP's
+    text, tokenizer = MODELS[name].text, c.tokenizer  # of the weights, not to be trained
     c.model.text.eos_id, c.model.text.pad_id = text.eos_id, text.pad_id
+    if tokenizer.kind != "clip_bpe":
+        tokenizer.pad_id = text.pad_id  # SigLIP's file has another of its own
+    if "CLIPA" in name:
+        tokenizer.kind, tokenizer.keep_eos = "wordpiece", False
+    elif "worldwide" in name:  # mT5's for L/14, XLM-V's
+        tokenizer.kind, tokenizer.clean = "hf", "canonicalize" if "ViT-L" in name else "none"
     c.init = (InitConfig(config=name),)
     c.data.crop_scale = (0.9, 1.0)
     c.batch_size, c.num_steps = 512, "5ep"

@@ -31,7 +31,7 @@ FOLDER = pathlib.Path(__file__).parent / "golden" / "configs"
 EPOCH = 2_900_000  # pairs, where a recipe leaves it to the data
 ANY_MODEL = {  # of recipes that take all of MODELS: one of each family
     "clip": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP"),
-    "finetune": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP"),
+    "finetune": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "ViT-L-14-worldwide"),
 }
 TABLES = ("RATES", "RUNS", "SCALES", "MODELS")  # where recipes have their variants
 

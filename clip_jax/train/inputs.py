@@ -57,11 +57,12 @@ def make_tokenizer(cfg: Config, source: Source, stored: bytes | None) -> Tokeniz
         captions=all_captions(source),
         stored=stored,
     )
-    for name in ("eos_id", "pad_id"):
+    ways = {"eos_id": "", "pad_id": f", or config.tokenizer.pad_id={text.pad_id}"}
+    for name, other in ways.items():
         if getattr(text, name) != getattr(tokenizer, name):
             raise UserError(
                 f"config.model.text.{name}: is {getattr(text, name)}, but the tokenizer's is "
-                f"{getattr(tokenizer, name)}; set it so"
+                f"{getattr(tokenizer, name)}; set it so{other}"
             )
     return tokenizer
 

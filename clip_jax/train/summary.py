@@ -23,12 +23,14 @@ def plan_line(stage: stages.Stage, size: int, first: int) -> str:
     """What is about to happen, in one line."""
     cfg, prog, examples = stage.cfg, stage.prog, stage.examples
     mesh = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
+    unscored = cfg.eval.start and not cfg.eval.tasks
     return (
         f"{cfg.name}: {stage.title}{': ' if stage.title else ''}"
         f"steps {first:,} to {stage.last:,} of {cfg.batch_size:,} pairs = "
         f"{examples:,} examples ({examples / size:.1f} epochs of {size:,}), "
         f"{program.num_params(prog.abstract.params):,} parameters, mesh {mesh}, "
         f"{jax.default_backend()}, {cfg.model.dtype}, loss {prog.loss}"
+        f"{', no scores at the start (config.eval.tasks is empty)' if unscored else ''}"
     )
 
 

@@ -117,5 +117,6 @@ def _check_tokens(cfg: Config, theirs: Tokenizer, ours: Tokenizer, where: str) -
     if other:
         raise UserError(
             f"{where}: its texts were cut by another tokenizer than this run's; set "
-            f"config.tokenizer.path to the file of that one, or leave {TOKENS} out of parts"
+            "config.tokenizer.path to the file of that one and config.tokenizer.kind to its kind "
+            f"(tokenizer.json: hf), or leave {TOKENS} out of parts"
         )

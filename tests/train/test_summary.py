@@ -1,12 +1,33 @@
 """Training time over attempts, and the verdict of :overfit."""
 
+import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from clip_jax.train.summary import overfit_verdict, training_seconds
+import tiny
+from clip_jax.train.summary import overfit_verdict, plan_line, training_seconds
 
 pytestmark = pytest.mark.core
+
+
+def test_a_start_without_scores_is_told():
+    """`finetune` asks for scores before the first step; without a task there are none."""
+    cfg = tiny.config("x")
+    prog = SimpleNamespace(
+        mesh=SimpleNamespace(shape={"data": 1}), abstract=SimpleNamespace(params={}), loss="softmax"
+    )
+
+    def line(start, tasks):
+        changed = dataclasses.replace(cfg.eval, start=start, tasks=tasks)
+        now = dataclasses.replace(cfg, eval=changed)
+        stage = SimpleNamespace(cfg=now, prog=prog, examples=128, title="", last=8)
+        return plan_line(stage, 64, 0)
+
+    said = ", no scores at the start (config.eval.tasks is empty)"
+    assert line(True, ()).endswith(f"loss softmax{said}")
+    assert said not in line(True, cfg.eval.tasks) and said not in line(False, ())
 
 
 def test_seconds_count_each_step_once():
