@@ -1,4 +1,4 @@
-"""Is this run healthy? Each finding is said once in an attempt, with what to do about it.
+"""Is this run healthy? Each finding is said once in a stage of an attempt, with what to do.
 
 Pure but for its memory of what was said. It looks at the same numbers as metrics.jsonl.
 """
