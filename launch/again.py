@@ -1,13 +1,15 @@
 """Runs `clip_jax train` and starts it again as long as that helps.
 
     python launch/again.py [--most=5] -- --config=glyphs --workdir=runs/demo
+    python launch/again.py -- bash launch/local.sh -- --config=glyphs --workdir=runs/demo
 
-The same command goes on where the run stopped, so that is all there is to do after a preemption
-(exit status 42) or a kill (128 + n). Everything else ends it: 0 is done, 1 and 2 would come again,
-3 and 4 want a look, 130 was Ctrl-C. Between two attempts it waits, 10 s at first and twice as
-long each time, at most 10 minutes. A new checkpoint sets both the wait and the count back; after
-`--most` restarts without one it gives up. One line on stderr tells of each attempt. `--saved` runs
-nothing and prints the step of the newest checkpoint.
+After -- stand flags of train, or a whole command that has them. The same command goes on where the
+run stopped, so that is all there is to do after a preemption (exit status 42) or a kill (128 + n).
+Everything else ends it: 0 is done, 1 and 2 would come again, 3 and 4 want a look, 130 was Ctrl-C.
+Between two attempts it waits, 10 s at first and twice as long each time, at most 10 minutes. A new
+checkpoint sets both the wait and the count back; after `--most` restarts without one it gives up
+with status 1, so that nothing around it starts it again. One line on stderr tells of each attempt.
+`--dry_run` prints the command instead, `--saved` the step of the newest checkpoint.
 Environment: CLIP_JAX_WAIT (seconds of the first wait, for tests).
 """
 
@@ -15,6 +17,8 @@ import argparse
 import contextlib
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +27,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 10.0, 600.0
-RESTART, INTERRUPTED = 42, 130
+BUG, RESTART, INTERRUPTED = 1, 42, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,18 +38,23 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """(own options, flags of train)."""
+    """(own options, the command)."""
     parser = Parser(prog="launch/again.py", allow_abbrev=False)
     parser.add_argument("--most", type=int, default=5)
+    parser.add_argument("--dry_run", action="store_true")
     parser.add_argument("--saved", action="store_true")
-    own, flags = list(argv), []
+    own, command = list(argv), []
     if "--" in own:
         cut = own.index("--")
-        own, flags = own[:cut], own[cut + 1 :]
+        own, command = own[:cut], own[cut + 1 :]
     args = parser.parse_args(own)
-    if not any(f.startswith("--workdir=") for f in flags):
+    if not any(word.startswith("--workdir=") for word in command):
         parser.error("give the flags of `clip_jax train` after --, with --workdir=DIR")
-    return args, flags
+    if command[0].startswith("-"):
+        command = [sys.executable, "-m", "clip_jax", "train", *command]
+    if not shutil.which(command[0]):
+        parser.error(f"no such program after -- (got '{command[0]}')")
+    return args, command
 
 
 def saved_step(workdir: str) -> int:
@@ -76,10 +85,9 @@ class Child:
         if self._process:
             self._process.send_signal(number)
 
-    def run(self, flags: Sequence[str]) -> int:
+    def run(self, command: Sequence[str]) -> int:
         """Its exit status; 128 + n for signal n."""
-        argv = [sys.executable, "-m", "clip_jax", "train", *flags]
-        self._process = subprocess.Popen(argv, process_group=0)
+        self._process = subprocess.Popen(command, process_group=0)
         if self.asked:  # while it was being started
             self._process.send_signal(self.asked)
         code = None
@@ -97,9 +105,12 @@ class Child:
 
 def main(argv: Sequence[str]) -> int:
     """Runs it, and returns the last exit status."""
-    args, flags = parse(argv)
+    args, command = parse(argv)
     most = args.most
-    workdir = next(f for f in flags if f.startswith("--workdir=")).partition("=")[2]
+    workdir = next(w for w in command if w.startswith("--workdir=")).partition("=")[2]
+    if args.dry_run:
+        print(shlex.join(command))
+        return 0
     if args.saved:
         print(saved_step(workdir))
         return 0
@@ -109,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     while True:
         attempt += 1
         begin = time.monotonic()
-        status = child.run(flags)
+        status = child.run(command)
         now = saved_step(workdir)
         said = f"attempt {attempt}: status {status} after {time.monotonic() - begin:.0f} s"
         said += f", checkpoint at step {now}" if now else ", no checkpoint"
@@ -121,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
         without += 1
         if without > most:
             print(f"{said}; {most} restarts brought no checkpoint: giving up", file=sys.stderr)
-            return status
+            return BUG
         print(f"{said}; again in {wait:.0f} s", file=sys.stderr, flush=True)
         child.wait(wait)
         if child.asked:

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Submits `clip_jax train` to Slurm; a preempted job goes back into the queue and goes on.
 #   bash launch/slurm.sh [--dry_run] [OPTIONS OF sbatch] -- --config=NAME --workdir=DIR ...
-#   bash launch/slurm.sh --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 --time=24:00:00 -- ...
-# One task per GPU, or one per host of TPUs; tasks find each other by Slurm's variables. 180 s before
-# its end a job gets SIGTERM, saves and ends with 42. It is queued again on 42 and when it was killed
-# (128 + n), but at most 5 times in a row without a new checkpoint. --dry_run only prints the job.
+#   bash launch/slurm.sh --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=12 \
+#     --time=24:00:00 -- ...
+# One task per GPU, or per host of TPUs; they find each other by Slurm's variables. Give each the
+# cores that its input needs (Slurm's default is one). 180 s before its end a job gets SIGTERM, saves
+# and ends with 42. It runs slurm_job.sh, which queues it again. --dry_run only prints the job.
 # Environment: PYTHON (on the nodes; .venv/bin/python of this checkout, else python3).
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,7 +15,7 @@ fail() { echo "error: launch/slurm.sh: $1" >&2; exit 2; }
 dry_run="" options=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,8s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
     --dry_run) dry_run=yes ;;
     --) shift; break ;;
     -*) options+=("$1") ;;
@@ -33,7 +34,6 @@ fi
 
 python=${PYTHON:-$root/.venv/bin/python}
 if [ -z "${PYTHON:-}" ] && ! [ -x "$python" ]; then python=python3; fi
-quoted=$(printf ' %q' "$@")
 job=$(
   cat <<JOB
 #!/usr/bin/env bash
@@ -42,33 +42,9 @@ job=$(
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=TERM@180
-set -uo pipefail
-python=$(printf %q "$python") again=$(printf %q "$root/launch/again.py")
-flags=($quoted )
 cd $(printf %q "$PWD") || exit 2
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY # processes talk to each other directly
-
-saved() { "\$python" "\$again" --saved -- "\${flags[@]}"; }
-
-before=\$(saved) || exit 2
-# The processes end each other; --wait is for one that cannot.
-srun --wait=60 "\$python" -u -m clip_jax train "\${flags[@]}"
-status=\$?
-if [ "\$status" -ne 42 ] && { [ "\$status" -lt 128 ] || [ "\$status" -eq 130 ]; }; then
-  exit "\$status"
-fi
-
-# How often in a row it brought no checkpoint stands beside the log.
-count_file=clip_jax-\$SLURM_JOB_ID.restarts
-count=\$(cat "\$count_file" 2>/dev/null || echo 0)
-if [ "\$(saved)" -gt "\$before" ]; then count=0; else count=\$((count + 1)); fi
-if [ "\$count" -gt 5 ]; then
-  echo "clip_jax: 5 restarts brought no checkpoint: giving up" >&2
-  exit "\$status"
-fi
-echo "\$count" >"\$count_file"
-scontrol requeue "\$SLURM_JOB_ID"
-exit "\$status"
+export PYTHON=$(printf %q "$python")
+exec bash $(printf %q "$root/launch/slurm_job.sh")$(printf ' %q' "$@")
 JOB
 )
 if [ -n "$dry_run" ]; then

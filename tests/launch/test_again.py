@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -45,10 +46,10 @@ def start(tmp_path):
     (package / "__init__.py").write_text(f"__path__.append({str(real)!r})\n")
     (package / "__main__.py").write_text(STAND_IN)
 
-    def start(*plan, most=3, wait="0.05", nohup=False):
+    def start(*plan, most=3, wait="0.05", nohup=False, before=()):
         (package / "plan").write_text("\n".join(plan))
         run = tmp_path / "a run"
-        words = [f"--most={most}", "--", "--config=a b", f"--workdir={run}"]
+        words = [f"--most={most}", "--", *before, "--config=a b", f"--workdir={run}"]
         return subprocess.Popen(
             [sys.executable, str(SCRIPT), *words],
             env={**os.environ, "PYTHONPATH": str(tmp_path), "CLIP_JAX_WAIT": wait},
@@ -87,7 +88,7 @@ def test_preemptions_and_kills_are_gone_on_from(start):
 def test_it_gives_up_without_a_new_checkpoint_and_counts_anew_after_one(start):
     child = start("42", "42", "save 5 42", "42", "42", "42", most=2)
     _, err = child.communicate(timeout=30)
-    assert child.returncode == 42
+    assert child.returncode == 1  # what runs it does not start it again
     assert len(start.calls()) == 5
     assert err.splitlines()[-1].endswith("step 5; 2 restarts brought no checkpoint: giving up")
 
@@ -127,7 +128,37 @@ def test_a_hangup_that_is_ignored_stays_so(start):
     assert child.returncode == 0 and len(start.calls()) == 3
 
 
-@pytest.mark.parametrize("words", [[], ["--"], ["--", "--config=x"], ["--mots=3", "--", "x"]])
+def test_several_processes_are_started_again_together(start):
+    """local.py gives the status of the first that is killed, and ends the other."""
+    local = str(SCRIPT.with_name("local.py"))
+    plan = ["kill 9", "kill 9", *["0"] * 5]
+    child = start(*plan, before=(sys.executable, local, "--processes=2", "--"))
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 0, err
+    said = [line for line in err.splitlines() if line.startswith("attempt")]
+    assert "status 137" in said[0] and "status 0" in said[-1] and len(start.calls()) >= 3
+
+
+@pytest.mark.parametrize(
+    ("before", "shown"), [([], [sys.executable, "-m", "clip_jax", "train"]), (["bash", "x y"],) * 2]
+)
+def test_dry_run_prints_the_command(before, shown):
+    flags = ["--config=a b", "--workdir=/no/such place"]
+    words = [sys.executable, str(SCRIPT), "--dry_run", "--", *before, *flags]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout) == [*shown, *flags] and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--"],
+        ["--", "--config=x"],
+        ["--mots=3", "--", "x"],
+        ["--", "no such program", "--workdir=x"],
+    ],
+)
 def test_mistakes_are_one_line(words):
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: launch/again.py: ")

@@ -98,8 +98,9 @@ def slurm(tmp_path):
     ]  # fmt: skip
     children = []
 
-    def call(*words, cwd=tmp_path):
-        done = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True)
+    def call(*words, **more):
+        env = {**environment, **more}
+        done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
@@ -136,7 +137,7 @@ def test_two_tasks_are_preempted_requeued_and_go_on(slurm, tmp_path):
     queued = lambda: slurm("squeue", "-h", "-j", job, "-o", "%T")  # noqa: E731
     text = lambda: log.read_text() if log.exists() else ""  # noqa: E731
     saved = lambda: sorted(pathlib.Path(run, "checkpoints").glob("[0-9]*"))  # noqa: E731
-    wait_for(lambda: saved() or not queued(), 120, slurm.folder)
+    wait_for(lambda: saved() or not queued(), 300, slurm.folder)
     assert saved(), text()
     slurm("sbatch", "--partition=high", "--exclusive", "--wrap=sleep 3")
     wait_for(lambda: "resumed from step" in text() or not queued(), 200, slurm.folder)
@@ -145,3 +146,30 @@ def test_two_tasks_are_preempted_requeued_and_go_on(slurm, tmp_path):
     assert "SIGTERM: saved step" in text() and "report: " in text(), text()
     assert sorted(command.losses(run))[-1] == 120
     assert "mesh data 2 x" in text()
+
+
+# Stands for what trains: task 0 has a bug, and the other sees it go.
+TASK = """#!/usr/bin/env bash
+case "$*" in
+  *"-m clip_jax train"*)
+    echo "task $SLURM_PROCID"
+    [ "$SLURM_PROCID" = 0 ] && exit 1
+    sleep 2
+    exit 42 ;;
+esac
+exec {python} "$@"
+"""
+
+
+def test_the_first_task_that_fails_decides(slurm, tmp_path):
+    """srun itself would end with 42, and the job be queued again."""
+    python = tmp_path / "python"
+    python.write_text(TASK.format(python=sys.executable))
+    python.chmod(0o755)
+    words = ("bash", str(SCRIPT), "--ntasks=2", "--cpus-per-task=1", "--", "--workdir=run")
+    job = slurm(*words, PYTHON=str(python)).rpartition(" ")[2]
+    show = lambda: slurm("scontrol", "show", "job", job)  # noqa: E731
+    wait_for(lambda: "JobState=FAILED" in show() or "Restarts=1" in show(), 120, slurm.folder)
+    assert "ExitCode=1:0" in show() and "Restarts=0" in show()
+    lines = (tmp_path / f"clip_jax-{job}.log").read_text().splitlines()
+    assert {"task 0", "task 1"} <= set(lines)
