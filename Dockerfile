@@ -6,6 +6,6 @@ FROM python:3.12-slim
 ARG EXTRA=tpu
 WORKDIR /clip_jax
 COPY . .
-RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRA},gcs,digits]" \
+RUN pip install --no-cache-dir -c constraints.txt ".[${EXTRA},gcs,digits,hf,tensorboard,wandb]" \
     && pip install --no-cache-dir --no-deps open_clip_torch==3.3.0 # CLIP's merges, for the tokenizer
 ENTRYPOINT ["clip_jax"]

@@ -7,9 +7,10 @@
 #   bash launch/tpu_vm.sh status NAME --zone=ZONE
 #   bash launch/tpu_vm.sh stop   NAME --zone=ZONE          SIGTERM: saves, and ends
 #   bash launch/tpu_vm.sh delete NAME --zone=ZONE          only what `create` here has made
-# Every verb may be repeated; --dry_run prints the gcloud commands instead. Training goes on without
-# your connection, under launch/again.py: after a crash of a process it starts again by itself. A spot
-# TPU that was taken away does not come back: delete, create, setup and train with the same workdir.
+# Every verb may be repeated; --dry_run prints the gcloud commands instead, and as it asks nobody it
+# wants --slices=2 with each verb. Training goes on without your connection, under launch/again.py:
+# after a crash of a process it starts again by itself. A spot TPU that was taken away does not come
+# back: delete, create, setup and train with the same workdir.
 # Environment: SLEEP (seconds between two looks while waiting, 30).
 set -euo pipefail
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
@@ -19,7 +20,7 @@ fail() { echo "error: launch/tpu_vm.sh: $1" >&2; exit 2; }
 
 case ${1:-} in
   create | setup | train | logs | status | stop | delete) verb=$1 ;;
-  -h | --help) sed -n '2,13s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+  -h | --help) sed -n '2,14s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
   *) fail "knows create, setup, train, logs, status, stop and delete (got '${1:-}')" ;;
 esac
 shift
@@ -81,10 +82,15 @@ field() {
 }
 state() { field state.state; }
 
+count() { # of slices
+  local there
+  there=$(field 'tpu.nodeSpec[0].multisliceParams.nodeCount') || exit
+  echo "${there:-$slices}"
+}
+
 nodes() { # NAME, or NAME-0, NAME-1, ... of several slices
   local count
-  count=$(field 'tpu.nodeSpec[0].multisliceParams.nodeCount')
-  count=${count:-$slices}
+  count=$(count) || exit
   if [ "$count" -le 1 ]; then echo "$name"; return; fi
   for ((i = 0; i < count; i++)); do echo "$name-$i"; done
 }
@@ -95,6 +101,14 @@ on_all() { # runs a command on all workers of all nodes
   for node in $all; do
     tpu tpu-vm ssh "$node" --zone="$zone" --worker=all --command="$1"
   done
+}
+
+given() { # whether a flag stands among those of train
+  local flag
+  for flag in ${flags[@]+"${flags[@]}"}; do
+    case $flag in "$1" | "$1"=*) return ;; esac
+  done
+  return 1
 }
 
 await() { # until it is there
@@ -142,14 +156,24 @@ case $verb in
 python3 -m pip install --quiet --user uv # brings a Python that is new enough
 PATH=$HOME/.local/bin:$PATH
 [ -x .venv/bin/python ] || uv venv --quiet --python 3.12 .venv
-uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[tpu,gcs]"
+uv pip install --quiet --python .venv/bin/python -c constraints.txt -e ".[tpu,gcs,digits,hf,tensorboard,wandb]"
 uv pip install --quiet --python .venv/bin/python --no-deps open_clip_torch==3.3.0' # CLIP's merges
     ;;
   train)
-    case " ${flags[*]-} " in
-      *" --workdir="*) ;;
-      *) fail "train: give the flags of clip_jax train after --, with --workdir=gs://BUCKET/RUN" ;;
-    esac
+    if ! given --workdir; then
+      fail "train: give the flags of clip_jax train after --, with --workdir=gs://BUCKET/RUN"
+    fi
+    for flag in "${flags[@]}"; do
+      case $flag in --config=*.py | --config=*.py:*) ;; *) continue ;; esac
+      recipe=${flag#--config=} recipe=${recipe%.py:*} recipe=${recipe%.py}.py
+      if [ -e "$root/$recipe" ] && [ -n "$(git -C "$root" status --porcelain -- "$recipe")" ]; then
+        fail "train: $recipe is not committed, so the TPU does not have it; commit it, call setup"
+      fi
+    done
+    slices=$(count)
+    if [ "$slices" -gt 1 ] && ! given --config.mesh.num_slices; then
+      flags+=("--config.mesh.num_slices=$slices")
+    fi
     quoted=$(printf ' %q' "${flags[@]}")
     on_all "cd clip_jax
 if [ -e train.pid ] && kill -0 \"\$(cat train.pid)\" 2>/dev/null; then echo 'it runs already'; exit; fi

@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
 import tarfile
 import time
+import tomllib
 
 import pytest
 
@@ -23,7 +25,10 @@ case "$*" in
     [ "$(wc -l <state)" = 1 ] || sed -i 1d state
     exit ;;
   *describe*labels*) cat label; exit ;;
-  *describe*nodeCount*) cat count; exit ;;
+  *describe*nodeCount*)
+    [ ! -e broken ] || { echo "Reauthentication failed" >&2; exit 1; }
+    cat count
+    exit ;;
   *scp*) cp "$5" copied.tar.gz ;;
 esac
 { printf '%s\\0' "$@"; echo "<end>"; } >>record
@@ -39,12 +44,12 @@ def cloud(tmp_path):
     for name in ("state", "label", "count"):
         (tmp_path / name).write_text("")
 
-    def run(*words, path=f"{tmp_path}:{os.environ['PATH']}", **more):
+    def run(*words, script=SCRIPT, path=f"{tmp_path}:{os.environ['PATH']}", **more):
         record = tmp_path / "record"
         record.write_text("")
         environment = {"PATH": path, "HERE": str(tmp_path), "SLEEP": "0", **more}
         pipes = {"capture_output": True, "text": True}
-        done = subprocess.run(["bash", str(SCRIPT), *words], env=environment, **pipes)
+        done = subprocess.run(["bash", str(script), *words], env=environment, **pipes)
         calls = [x.split("\0")[:-1] for x in record.read_text().split("<end>\n") if x]
         return done, calls
 
@@ -96,7 +101,7 @@ def test_waiting_ends_when_nothing_will_come(cloud, state):
     )
 
 
-@pytest.mark.parametrize("verb", ["create", "status", "delete"])
+@pytest.mark.parametrize("verb", ["create", "status", "delete", "stop"])
 def test_a_gcloud_that_fails_is_no_missing_resource(cloud, verb):
     (cloud.here / "broken").write_text("")
     (cloud.here / "label").write_text("clip_jax\n")
@@ -116,7 +121,19 @@ def test_setup_copies_the_checkout_to_every_node(cloud):
     assert all("--worker=all" in c and "--zone=us-z1" in c for c in calls)
     with tarfile.open(cloud.here / "copied.tar.gz") as tar:
         assert "clip_jax/train/step.py" in tar.getnames()
-    assert '-e ".[tpu,gcs]"' in calls[2][-1]
+
+
+def extras(text):
+    return set(re.search(r"\.\[([^]]*)\]", text)[1].split(","))
+
+
+def test_what_recipes_and_trackers_need_is_installed():
+    """All extras but those for other machines, and for what is done with a model afterwards."""
+    every = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = set(every) - {"cuda", "plan", "embed", "test", "dev"}
+    assert extras(SCRIPT.read_text()) == wanted
+    image = (ROOT / "Dockerfile").read_text()
+    assert extras(image.replace("${EXTRA}", "tpu")) == wanted and "ARG EXTRA=tpu\n" in image
 
 
 def test_a_failure_ends_the_verb(cloud):
@@ -162,6 +179,47 @@ def test_train_status_and_stop_on_a_worker(cloud):
     assert worker(cloud, stop).returncode == 0
 
 
+def flags_of(call):
+    """Of train, as the worker's shell reads them."""
+    line = next(x for x in call[-1].splitlines() if "again.py" in x)
+    words = shlex.split(line.partition(">>")[0])
+    return words[words.index("--") + 1 :]
+
+
+def test_several_slices_are_told_to_train(cloud):
+    number = "--config.mesh.num_slices="
+    (cloud.here / "count").write_text("2\n")
+    _, calls = cloud("train", "pod", "--zone=z", "--", *FLAGS)
+    assert [c[4] for c in calls] == ["pod-0", "pod-1"]
+    assert all(flags_of(c) == [*FLAGS, f"{number}2"] for c in calls)
+    _, calls = cloud("train", "pod", "--zone=z", "--", *FLAGS, f"{number}1")
+    assert all(flags_of(c) == [*FLAGS, f"{number}1"] for c in calls)
+    (cloud.here / "count").write_text("")
+    _, (call,) = cloud("train", "pod", "--zone=z", "--", *FLAGS)
+    assert call[4] == "pod" and flags_of(call) == FLAGS
+
+
+def test_a_recipe_that_is_not_on_the_machine(tmp_path, cloud):
+    """What is not committed is not copied."""
+    checkout = tmp_path / "checkout"
+    (checkout / "launch").mkdir(parents=True)
+    shutil.copy(SCRIPT, checkout / "launch")
+    (checkout / "my.py").write_text("")
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-C", str(checkout)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    words = ["train", "pod", "--zone=z", "--", "--config=my.py:a,b", "--workdir=gs://b/r"]
+    script = checkout / "launch" / "tpu_vm.sh"
+    done, calls = cloud(*words, script=script)
+    assert done.returncode == 2 and calls == []
+    assert "train: my.py is not committed" in done.stderr and len(done.stderr.splitlines()) == 1
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    done, calls = cloud(*words, script=script)
+    assert done.returncode == 0 and len(calls) == 1
+    (checkout / "my.py").write_text("# changed\n")
+    assert cloud(*words, script=script)[0].returncode == 2
+
+
 def test_only_what_it_made_is_deleted(cloud):
     done, calls = cloud("delete", "pod", "--zone=z")
     assert done.returncode == 0 and calls == [] and "there is none of this name" in done.stdout
@@ -175,9 +233,13 @@ def test_only_what_it_made_is_deleted(cloud):
     ]
 
 
+@pytest.mark.parametrize("slices", ["", "2"])
 @pytest.mark.parametrize("verb", ["create", "setup", "train", "logs", "stop", "delete"])
-def test_dry_run_changes_nothing_and_prints_what_would_run(cloud, verb):
+def test_dry_run_changes_nothing_and_prints_what_would_run(cloud, verb, slices):
     words = [verb, "pod", "--zone=z", "--type=v5litepod-16"]
+    if slices:
+        words.append(f"--slices={slices}")
+        (cloud.here / "count").write_text(f"{slices}\n")
     flags = ["--", *FLAGS] if verb == "train" else []
     done, calls = cloud(*words, "--dry_run", *flags)
     assert done.returncode == 0 and calls == []
@@ -190,8 +252,9 @@ def test_dry_run_changes_nothing_and_prints_what_would_run(cloud, verb):
         capture_output=True, text=True,
     ).stdout  # fmt: skip
     got = [x.split("\0")[:-1] for x in printed.split("<end>\n") if x]
-    if verb == "setup":  # the archive lies in another folder each time
-        shown[0][5] = got[0][5] = "archive"
+    for call in (*shown, *got):
+        if "scp" in call:  # the archive lies in another folder each time
+            call[5] = "archive"
     assert got == shown
 
 
