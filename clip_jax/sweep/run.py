@@ -40,6 +40,11 @@ def finished(trial: Trial, workdir: str) -> bool:
     return is_finished(files.join(workdir, trial.name, "report.html"))
 
 
+def waiting(trials: Sequence[Trial], workdir: str) -> list[Trial]:
+    """Those not finished. One that must overfit is asked again: its report does not tell."""
+    return [t for t in trials if t.cfg.overfit or not finished(t, workdir)]
+
+
 def run(
     trials: Sequence[Trial],
     workdir: str,
@@ -64,9 +69,8 @@ def run(
     for group in groups:
         free.put(group)
     statuses: dict[str, int] = {}
-    # One that must overfit is asked again: its report does not tell whether it did.
-    waiting = [t for t in trials if t.cfg.overfit or not finished(t, workdir)]
-    if done := len(trials) - len(waiting):
+    todo = waiting(trials, workdir)
+    if done := len(trials) - len(todo):
         say(f"{done} of {len(trials)} trials are finished")
     children = _Children()
 
@@ -93,7 +97,7 @@ def run(
             free.put(group)
 
     with children.signals(), ThreadPoolExecutor(len(groups)) as pool:
-        left = {pool.submit(one, i, t) for i, t in enumerate(waiting, 1)}
+        left = {pool.submit(one, i, t) for i, t in enumerate(todo, 1)}
         while left:  # a signal that comes just before the wait is seen after it
             done_now, left = wait(left, timeout=1.0)
             for future in done_now:
