@@ -51,7 +51,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if not any(word.startswith("--workdir=") for word in command):
         parser.error("give the flags of `clip_jax train` after --, with --workdir=DIR")
     if command[0].startswith("-"):
-        command = [sys.executable, "-m", "clip_jax", "train", *command]
+        command = [sys.executable, "-u", "-m", "clip_jax", "train", *command]
     if not shutil.which(command[0]):
         parser.error(f"no such program after -- (got '{command[0]}')")
     return args, command

@@ -140,7 +140,8 @@ def test_several_processes_are_started_again_together(start):
 
 
 @pytest.mark.parametrize(
-    ("before", "shown"), [([], [sys.executable, "-m", "clip_jax", "train"]), (["bash", "x y"],) * 2]
+    ("before", "shown"),
+    [([], [sys.executable, "-u", "-m", "clip_jax", "train"]), (["bash", "x y"],) * 2],
 )
 def test_dry_run_prints_the_command(before, shown):
     flags = ["--config=a b", "--workdir=/no/such place"]

@@ -157,3 +157,4 @@ def test_the_docker_context_holds_what_an_installation_reads():
     assert lines[0] == "*" and all((ROOT / name).exists() for name in kept)
     assert {"clip_jax", "configs", "pyproject.toml", "setup.py", "constraints.txt"} <= kept
     assert "README.md" in kept  # pyproject.toml's readme
+    assert "launch" in kept  # again.py, which gke.sh runs
