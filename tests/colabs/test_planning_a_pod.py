@@ -22,3 +22,12 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     )
     assert text.count("from shapes alone: nothing was compiled") == 2
     assert "parameters" in text and "remat full" in text
+
+
+@pytest.mark.slow
+def test_a_plan_that_fails_does_not_show_the_one_before(tmp_path, monkeypatch):
+    from nbclient.exceptions import CellExecutionError
+
+    (tmp_path / "plan.json").write_text('{"bytes_per_device": {"old": 1}}')
+    with pytest.raises(CellExecutionError, match="no variant 'ViT-Z'"):
+        notebooks.run(NAME, tmp_path, monkeypatch, MODEL="ViT-Z", TOPOLOGY="H100:8", SEARCH="")
