@@ -11,7 +11,6 @@ one block of logits for each direction.
 import argparse
 import functools
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,12 +24,14 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from clip_jax import losses
+from clip_jax.config.chips import GIB, parse_topology
 from clip_jax.config.schema import LossConfig, MeshConfig
 from clip_jax.errors import DONE, UserError
+from clip_jax.planner import ENVIRONMENT
+from clip_jax.planner import compile as compiler
 from clip_jax.sharding.mesh import BATCH_AXES, batch_sharding, make_mesh
 
-TIMED = ("softmax", "softmax_chunked", "softmax_ring", "sigmoid", "sigmoid_chunked", "sigmoid_ring")
-WEIGHED = ("softmax", "softmax_chunked", "softmax_ring", "sigmoid_ring")
+KINDS = tuple(losses.LOSSES)
 BATCHES = (32_768, 131_072, 1_048_576, 4_194_304)
 NUM_DEVICES = 8
 
@@ -75,30 +76,49 @@ def shapes(mesh: Mesh, b: int, e: int, dtype: Any) -> tuple[Any, ...]:
     return {"image": z, "text": z}, {"scale": number, "bias": number}, group
 
 
-def peak(kind: str, mesh: Mesh, b: int, e: int, cfg: LossConfig) -> str:
-    """Peak memory of one device in the compiled program, or by how much it does not fit."""
+def weighed(kind: str, chunk: int, mesh: Mesh, b: int) -> LossConfig:
+    """The loss whose memory is shown."""
+    return losses.chosen(LossConfig(kind, chunk, wire_dtype="bfloat16"), mesh, b)
+
+
+def peak(kind: str, mesh: Mesh, b: int, e: int, cfg: LossConfig) -> tuple[int, int]:
+    """(peak, temporaries) of one device in the compiled program, bytes.
+
+    Raises:
+        JaxRuntimeError: RESOURCE_EXHAUSTED, the compiler finds no room.
+    """
     with jax.set_mesh(mesh):
         lowered = gradient(kind, mesh, b, cfg).lower(*shapes(mesh, b, e, jnp.bfloat16))
-        try:
-            memory = lowered.compile().memory_analysis()
-        except jax.errors.JaxRuntimeError as e:
-            found = re.search(r"\(([\d.]+[KMG])\) exceeds available HBM \(([\d.]+[KMG])\)", str(e))
-            if "RESOURCE_EXHAUSTED" not in str(e) or not found:
-                raise
-            return f"does not fit: temporaries {found[1]} of {found[2]}"
-    temp = memory.temp_size_in_bytes / 2**20
-    return f"{memory.peak_memory_in_bytes / 2**20:,.1f} MiB (temporaries {temp:,.1f})"
+        memory = lowered.compile().memory_analysis()
+    return memory.peak_memory_in_bytes, memory.temp_size_in_bytes
+
+
+def peak_text(kind: str, mesh: Mesh, b: int, e: int, cfg: LossConfig) -> str:
+    """What `peak` gives, or by how much it does not fit."""
+    try:
+        most, temporaries = peak(kind, mesh, b, e, cfg)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        capacity, over = compiler.exhausted(str(error))
+        needed = f": {(capacity + over) / GIB:,.2f} of {capacity / GIB:.2f} GiB" if over else ""
+        return f"does not fit{needed}"
+    return f"{most / 2**20:,.1f} MiB (temporaries {temporaries / 2**20:,.1f})"
 
 
 def topology_mesh(name: str) -> Mesh:
-    """All chips of a TPU topology on the axis data."""
-    from jax.experimental import topologies
+    """All chips of a TPU topology on the axis data.
 
-    try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as e:
-        raise UserError(f"bench loss: no topology '{name}', or no libtpu ({e})") from e
-    return make_mesh(MeshConfig(), list(topology.devices))
+    Raises:
+        UserError: no such topology, GPUs, or no compiler for TPUs.
+    """
+    topology = parse_topology(name)
+    if topology.is_gpu:
+        raise UserError(
+            f"bench loss: --topology: only TPU programs can be compiled here (got "
+            f"{topology.name}); name one like v5e:16x16"
+        )
+    return make_mesh(MeshConfig(), compiler.topology_devices(topology))
 
 
 def weigh(args: argparse.Namespace) -> None:
@@ -106,11 +126,10 @@ def weigh(args: argparse.Namespace) -> None:
     mesh = topology_mesh(args.topology)
     print(f"{args.topology}: {mesh.size} devices, e = {args.embed_dim}, bfloat16 embeddings")
     for b in args.batch_sizes or BATCHES:
-        for kind in args.kinds or WEIGHED:
-            cfg = LossConfig(kind, args.chunk, wire_dtype="bfloat16")
-            cfg = losses.chosen(cfg, mesh, b)
+        for kind in args.kinds or KINDS:
+            cfg = weighed(kind, args.chunk, mesh, b)
             start = time.perf_counter()
-            text = peak(kind, mesh, b, args.embed_dim, cfg)
+            text = peak_text(kind, mesh, b, args.embed_dim, cfg)
             seconds = time.perf_counter() - start
             chunk = f"chunk {cfg.chunk}" if "_" in kind else ""
             print(f"{b:>10,}  {kind:16} {chunk:11} {text}; compiled in {seconds:.0f} s", flush=True)
@@ -129,7 +148,7 @@ def clock(args: argparse.Namespace) -> None:
     print(f"{mesh.size} devices ({jax.default_backend()}), b = {b:,}, e = {e}, float32")
     runs: dict[str, Callable[[], Any]] = {}
     with jax.set_mesh(mesh):
-        for kind in (*(args.kinds or TIMED), "two blocks"):
+        for kind in (*(args.kinds or KINDS), "two blocks"):
             f = gradient(kind, mesh, b, LossConfig(kind, args.chunk))
             runs[kind] = functools.partial(f, z, logit, group)
             jax.block_until_ready(runs[kind]())
@@ -164,6 +183,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
     args = parser.parse_args(argv)
     args.embed_dim = args.embed_dim or (768 if args.topology else 512)
+    if args.topology:  # read by the compiler where it is loaded; jax was imported before
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
     if args.topology or os.environ.get("JAX_PLATFORMS") == "cpu":
         jax.config.update("jax_platforms", "cpu")
         if not args.topology:

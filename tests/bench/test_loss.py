@@ -1,5 +1,8 @@
 """The loss benchmark measures the same loss in all its forms; no test looks at times."""
 
+import os
+from unittest import mock
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,9 @@ from loss_oracle import example
 
 from clip_jax.bench import loss as bench
 from clip_jax.config.schema import LossConfig, MeshConfig
+from clip_jax.errors import UserError
+from clip_jax.losses import LOSSES
+from clip_jax.planner import ENVIRONMENT
 from clip_jax.sharding.mesh import batch_sharding, make_mesh
 
 
@@ -35,3 +41,53 @@ def test_it_prints_a_line_for_each(capsys):
         "two blocks",
     ]
     assert "1.00 of softmax" in lines[1] and "1.00 of two blocks" in lines[3]
+
+
+@pytest.fixture
+def cpus_as_tpus(monkeypatch):
+    """The compiler for the CPU in place of libtpu's; the variables for libtpu end with the test."""
+    monkeypatch.setattr(
+        bench.compiler, "topology_devices", lambda topology: jax.devices()[: topology.num_devices]
+    )
+    with mock.patch.dict(os.environ):
+        yield
+
+
+def test_every_loss_is_weighed_on_the_chips_of_an_accelerator_type(cpus_as_tpus, capsys):
+    os.environ.pop("TPU_SKIP_MDS_QUERY", None)
+    assert bench.main(["--topology=v5litepod-4", "--batch_sizes=256", "--embed_dim=32"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("v5litepod-4: 4 devices, e = 32")
+    assert [line.split()[1] for line in lines[1:]] == list(LOSSES)
+    assert all(" MiB (temporaries " in line for line in lines[1:])
+    assert {k: os.environ[k] for k in ENVIRONMENT} == {**ENVIRONMENT, "JAX_PLATFORMS": "cpu"}
+
+
+def test_the_peak_holds_what_goes_in_and_out(cpus_as_tpus):
+    """A CPU's temporaries are not part of it."""
+    mesh = bench.topology_mesh("v5e:2x2")
+    most, temporaries = bench.peak("softmax", mesh, 256, 32, LossConfig("softmax"))
+    arrays = 2 * 2 * (256 // 4 * 32) * 2  # two sides and their gradients, bfloat16
+    logits = 256 // 4 * 256 * 4
+    assert arrays <= most < 1.1 * arrays and temporaries >= logits
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("Used 27.46G of 15.75G hbm. Exceeded", "does not fit: 27.46 of 15.75 GiB"),
+        ("temporaries (19.03G) exceeds available HBM (15.75G)", "does not fit: 19.03 of 15.75 GiB"),
+        ("who knows", "does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_a_line(monkeypatch, message, text):
+    def none(*_):
+        raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {message}")
+
+    monkeypatch.setattr(bench, "peak", none)
+    assert bench.peak_text("softmax", None, 0, 0, None) == text
+
+
+def test_gpus_are_not_weighed():
+    with pytest.raises(UserError, match="only TPU programs .*got H100:8"):
+        bench.topology_mesh("H100:8")
