@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     for flag in overrides:
         if flag.startswith(tuple(f"--config.{name}" for name in FOUND)):
             raise UserError(f"bench plans: {flag}: is looked for here; use clip_jax plan with it")
+        if flag.startswith("--config.batch_size") and not args.recipes:
+            raise UserError(f"bench plans: {flag}: give --batch_size, or --per_device, instead")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

@@ -42,12 +42,18 @@ def config(model: str, batch_size: int, overrides: Sequence[str]) -> Config:
 
 def arrays(cfg: Config) -> dict[str, np.ndarray]:
     """A random batch as the pipeline would make it; the last id of a caption is end-of-text."""
-    rng, b, text = np.random.default_rng(0), cfg.batch_size, cfg.model.text
-    ids = rng.integers(2, text.vocab_size - 2, (b, text.context)).astype(np.int32)
-    ids[:, -1] = text.eos_id
+    rng, b, k = np.random.default_rng(0), cfg.batch_size, len(cfg.data.negatives)
+
+    def captions(*shape: int) -> np.ndarray:
+        text = cfg.model.text
+        ids = rng.integers(2, text.vocab_size - 2, (*shape, text.context)).astype(np.int32)
+        ids[..., -1] = text.eos_id
+        return ids
+
     return {
+        "text": captions(b),
+        **({"negative": captions(b, k)} if k else {}),
         "image": rng.integers(0, 256, (b, *cfg.model.image.shape()), np.uint8),
-        "text": ids,
         "index": np.stack([np.zeros(b), np.arange(b)], 1).astype(np.uint32),
         "group": np.arange(b, dtype=np.int32),
     }

@@ -75,13 +75,30 @@ def chosen(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0)
     budget = cfg.memory_mib * 2**20
     kind = cfg.kind
     if kind == "auto":
-        kind = "softmax_ring" if BLOCK_COPIES * 4 * images * texts > budget else "softmax"
+        fits = block_bytes(mesh, batch_size, num_negatives) <= budget
+        kind = "softmax" if fits else "softmax_ring"
     chunk = cfg.chunk
     if not chunk:
         block = texts // shards if kind.endswith("ring") else texts
         chunk = max(1, budget // CHUNK_SHARE // (4 * block))
         chunk = chunk // 128 * 128 or chunk  # whole tiles of the matrix unit where possible
     return dataclasses.replace(cfg, kind=kind, chunk=min(chunk, max(1, images)))
+
+
+def named(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0) -> str:
+    """The loss that runs; of `auto` also why. Arguments as of `chosen`."""
+    if cfg.kind != "auto":
+        return cfg.kind
+    kind = chosen(cfg, mesh, batch_size, num_negatives).kind
+    size = block_bytes(mesh, batch_size, num_negatives) / 2**20
+    fit = "fit" if kind == "softmax" else "do not fit"
+    return f"{kind} (auto: {size:,.1f} MiB of logits {fit} into loss.memory_mib={cfg.memory_mib})"
+
+
+def block_bytes(mesh: Mesh, batch_size: int, num_negatives: int = 0) -> int:
+    """What a device needs for one block of logits and its gradient; arguments as of `chosen`."""
+    images, texts = batch_size // num_batch_shards(mesh), batch_size * (1 + num_negatives)
+    return BLOCK_COPIES * 4 * images * texts
 
 
 def keeps(cfg: LossConfig, mesh: Mesh, batch_size: int, num_negatives: int = 0) -> bool:

@@ -19,7 +19,7 @@ from clip_jax.models.vit import grid
 from clip_jax.planner.compile import Measure, device_bytes
 from clip_jax.planner.counts import SLICES_AXIS, Collective, within
 from clip_jax.sharding.mesh import AXES, batch_sharding, check_slices, make_mesh, mesh_shape
-from clip_jax.sharding.rules import shardings
+from clip_jax.sharding.rules import large_copies, shardings
 from clip_jax.train import groups, program
 
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
@@ -51,6 +51,8 @@ model_flops = functools.lru_cache(maxsize=32)(program.model_flops)
 @functools.lru_cache(maxsize=32)
 def traced(cfg: Config) -> Traced:
     """Traces the step of `cfg`, whose loss kind is no longer auto, for one device."""
+    if cfg.model.attention == "cudnn":  # it also computes scores again, but only GPUs trace it
+        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, attention="xla"))
     prog = program.build(dataclasses.replace(cfg, mesh=ONE), make_mesh(ONE, jax.devices()[:1]))
     jaxpr = prog.trace().jaxpr.jaxpr
     state = prog.abstract
@@ -103,6 +105,13 @@ def settled(cfg: Config, mesh: dict[str, int]) -> Config:
     return dataclasses.replace(cfg, loss=loss)
 
 
+def whole(cfg: Config, mesh: dict[str, int]) -> list[str]:
+    """Large parameters that every device would hold, though the mesh has axes that share them."""
+    params, _ = traced(dataclasses.replace(settled(cfg, mesh), mesh=ONE)).params
+    where: Any = _abstract(mesh)
+    return large_copies(params, where)
+
+
 def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
     """What a device holds and sends, and the least memory that it needs, in bytes.
 
@@ -124,8 +133,7 @@ def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
     )
     logits = 0.0
     if not cfg.loss.kind.endswith(("_ring", "_chunked")) and ":" not in cfg.loss.kind:
-        texts = cfg.batch_size * (1 + len(cfg.data.negatives))
-        logits = losses.BLOCK_COPIES * 4.0 * (cfg.batch_size // shards) * texts
+        logits = losses.block_bytes(where, cfg.batch_size, len(cfg.data.negatives))
     saved = found.saved / shards / mesh["tensor"]  # some of it is whole on each of them
     live = saved + logits if cfg.num_microbatches == 1 else max(saved, logits)
     # Gradients take the place of what is saved: never less than the larger of the two.

@@ -1,15 +1,14 @@
 """Compiled results on disk: JSON files named by a hash of what went into the compiler.
 
 That is the config (without what only names or reads data), the topology, the versions of jax,
-jaxlib and libtpu, and the source of this package: an edit makes a new name.
+jaxlib and libtpu, and the sources of this package and of those that the user's own towers and loss
+come from: an edit makes a new name.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import clip_jax
@@ -19,6 +18,7 @@ from clip_jax.config.codec import to_dict
 from clip_jax.config.schema import Config
 from clip_jax.planner.compile import Measure, version
 from clip_jax.planner.counts import Collective
+from clip_jax.train.agreement import own_packages, sources
 
 APART = ("name", "seed", "overfit", "tokenizer", "data", "eval", "checkpoint", "log")
 
@@ -40,17 +40,9 @@ def key(cfg: Config, topology: Topology) -> str:
     """The name of a result."""
     fields = {k: v for k, v in to_dict(cfg).items() if k not in APART}
     fields["negatives"] = len(cfg.data.negatives)
-    parts: Any = [fields, topology.name, versions(), _source()]
+    code = {name: sources(name) for name in ("clip_jax", *own_packages(cfg))}
+    parts: Any = [fields, topology.name, versions(), code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _source() -> str:
-    """Hash of the Python files of this package."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(clip_jax.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def read(where: str, name: str) -> Measure | None:

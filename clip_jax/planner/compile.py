@@ -7,6 +7,7 @@ libtpu, and the environment of cli/plan.py from before jax is imported.
 import dataclasses
 import importlib.metadata
 import importlib.util
+import math
 import re
 import time
 from collections.abc import Callable
@@ -40,10 +41,12 @@ def topology_devices(topology: Topology) -> list[Any]:
         )
     from jax.experimental import topologies
 
-    several = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    more: dict[str, Any] = {"num_slices": topology.slices} if topology.slices > 1 else {}
+    if math.prod(topology.shape) == 1:  # else libtpu expects the four chips of a usual host
+        more["chips_per_host_bounds"] = (1, 1, 1)
     try:
         found = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology.slice_name, **several
+            platform="tpu", topology_name=topology.slice_name, **more
         )
     except jax.errors.JaxRuntimeError as e:
         text = " ".join(str(e).split())

@@ -11,6 +11,7 @@ from clip_jax.planner import analytic, cache
 from clip_jax.planner import compile as compiler
 from clip_jax.planner.compile import Measure
 from clip_jax.planner.estimate import Estimate, estimate, run_cost
+from clip_jax.sharding.rules import copies_line
 from clip_jax.train.program import check_batch
 
 
@@ -24,6 +25,7 @@ class Plan:
         least: memory that the state, saved activations and logits need at least, bytes a device.
         model_flops: of a step without recomputation.
         estimate: seconds; None where the program does not fit.
+        copies: large parameters that every device holds whole, though the mesh shares others.
     """
 
     cfg: Config
@@ -33,6 +35,7 @@ class Plan:
     least: float
     model_flops: float
     estimate: Estimate | None
+    copies: tuple[str, ...] = ()
 
     @property
     def usable(self) -> float:
@@ -94,7 +97,8 @@ def make(
     measure = stored or shapes
     known = measure.compiled or topology.is_gpu
     seconds = estimate(measure, topology, mesh, cfg.batch_size, flops) if known else None
-    return Plan(cfg, topology, mesh, measure, least, flops, seconds)
+    copies = tuple(analytic.whole(cfg, mesh))
+    return Plan(cfg, topology, mesh, measure, least, flops, seconds, copies)
 
 
 def advice(plan: Plan) -> str:
@@ -107,13 +111,16 @@ def advice(plan: Plan) -> str:
     options = share if m.parameters + m.optimizer > plan.usable / 4 else []
     if cfg.model.dtype == "float32":
         options = [*options, "--config.model.dtype=bfloat16"]
-    if cfg.model.remat != "full":
+    resnet = cfg.model.image.kind == "resnet"  # has no remat, and sees its whole batch at once
+    if cfg.model.remat != "full" and not resnet:
         options = [*options, "--config.model.remat=full"]
     parts = 2 * cfg.num_microbatches
-    if cfg.batch_size % (shards * parts) == 0 and cfg.model.image.kind != "resnet":
+    if cfg.batch_size % (shards * parts) == 0 and not resnet:
         options = [*options, f"--config.num_microbatches={parts}"]
     options = options or share
-    if options and not plan.topology.is_gpu:
+    if resnet:
+        options = [*options, "a lower --config.batch_size", "a larger topology"]
+    elif options and not plan.topology.is_gpu:
         options = [*options, "--search"]
     options = options or ["a larger topology"]
     return f"try {' or '.join(options[:3])}"
@@ -161,6 +168,7 @@ def to_json(plan: Plan, samples: float, price: float | None) -> dict[str, Any]:
         "how": how(plan),
         "fits": plan.fits,
         "bytes_per_device": memory,
+        "whole_on_every_device": list(plan.copies),
         "flops_per_step": {"model": plan.model_flops, "with_recomputation": m.flops},
         "collectives_per_step": sent,
         "host_transfers_per_step": {"count": m.host_transfers, "bytes": m.host_bytes}
@@ -224,6 +232,7 @@ def text(plan: Plan, samples: float, price: float | None) -> str:
                 ("usable", _gib(plan.usable)),
             ]
         ),
+        *([copies_line(plan.copies)] if plan.copies else []),
         "FLOPs per step, all devices",
         *_table(
             [

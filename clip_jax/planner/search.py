@@ -15,6 +15,7 @@ from clip_jax.config.schema import Config
 from clip_jax.errors import UserError
 from clip_jax.planner import analytic, cache, plan
 from clip_jax.planner.estimate import Estimate, estimate
+from clip_jax.train.program import check_batch
 
 SEARCHED_REMAT = ("none", "dots", "full")  # not offload: estimates leave its transfers out
 COMPILES = 5  # a quarter of an hour for a large model on two cores
@@ -56,7 +57,7 @@ class Guess:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a search ends with: plans that fit, fastest first, and why the others fell."""
+    """What a search ends with: the compiled plans that fit, fastest first; why the others fell."""
 
     cfg: Config
     topology: Topology
@@ -66,7 +67,7 @@ class Found:
 
     @property
     def best(self) -> plan.Plan | None:
-        """The fastest that fits."""
+        """The fastest of those that were compiled and fit."""
         return self.plans[0] if self.plans else None
 
 
@@ -76,7 +77,7 @@ def candidates(cfg: Config, num_devices: int) -> Iterator[Config]:
     if num_devices % tensor:
         raise UserError(f"config.mesh.tensor: must divide the {num_devices} devices (got {tensor})")
     shards = num_devices // tensor
-    one = cfg.model.image.kind == "resnet"  # batch norm sees the whole batch; no remat there either
+    one = cfg.model.image.kind == "resnet"  # batch norm sees the whole batch; remat: texts alone
     parts = [1] if one else [2**k for k in range(MOST_PARTS.bit_length())]
     whole = [n for n in range(1, shards + 1) if shards % n == 0]
     for fsdp in (n for n in whole if shards // n % cfg.mesh.num_slices == 0):
@@ -116,8 +117,12 @@ def run(
         )
     every = list(candidates(cfg, topology.num_devices))
     if not every:
-        plan.make(cfg, topology, where)  # says what is wrong with the batch
-        raise UserError(f"config.batch_size: {cfg.batch_size} leaves nothing to search; raise it")
+        shards = topology.num_devices // max(1, cfg.mesh.tensor)
+        check_batch(cfg.batch_size, 1, shards)
+        raise UserError(
+            f"config.mesh.num_slices: must divide the {shards} devices that config.mesh.tensor="
+            f"{cfg.mesh.tensor} leaves (got {cfg.mesh.num_slices}); lower config.mesh.tensor"
+        )
     flops = analytic.model_flops(cfg)
     guesses = [guess(c, topology, flops) for c in every]
 
@@ -226,7 +231,10 @@ def text(found: Found, samples: float, price: float | None) -> str:
     lines = []
     if found.best:
         lines += [plan.text(found.best, samples, price), "", f"options: {options(found.best)}", ""]
-        lines.append("compiled and fitting, fastest first (s a step, estimated; GiB a device)")
+        lines.append(
+            f"fitting, of the at most {COMPILES} compiled a call, fastest first "
+            "(s a step, estimated; GiB a device)"
+        )
         lines += [f"  {_row(p)}" for p in found.plans]
     lines += ["", f"fell ({len(found.fallen)}):", *(f"  {n}: {why}" for n, why in found.fallen)]
     if found.untried:

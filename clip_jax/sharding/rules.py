@@ -6,6 +6,7 @@ Letters: l layers, d width, f mlp hidden, v vocabulary.
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -63,13 +64,22 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
+def copies_line(copies: Iterable[str]) -> str:
+    """What a run says of them."""
+    return f"whole on every device, though large: {', '.join(copies)}"
+
+
 def large_copies(tree: Any, mesh: Mesh) -> list[str]:
-    """Paths and shapes of large arrays that every device holds whole, though `fsdp` could share."""
-    if mesh.shape["fsdp"] == 1:
+    """Paths and shapes of large arrays that every device holds whole, though the mesh shares some.
+
+    `fsdp` and `tensor` do; without either nothing is meant to be shared.
+    """
+    if all(mesh.shape[a] == 1 for a in BOTH):
         return []
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [
         f"{path_of(p)} {x.shape}"
         for p, x in flat
-        if math.prod(x.shape) >= LARGE and not any(spec(path_of(p), x.shape, mesh))
+        if math.prod(x.shape) >= LARGE
+        and NamedSharding(mesh, spec(path_of(p), x.shape, mesh)).is_fully_replicated
     ]

@@ -6,10 +6,10 @@ asked for, or wait for each other for ever in collectives of unlike shapes.
 
 import functools
 import hashlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-import clip_jax
 from clip_jax.checkpoint.manifest import software
 from clip_jax.config.codec import flatten
 from clip_jax.config.schema import Config
@@ -23,7 +23,8 @@ def same_program(cfg: Config, workdir: str) -> None:
         UserError: on all processes.
     """
     facts: dict[str, Any] = {**flatten(cfg, "config."), "--workdir": workdir, **software()}
-    facts["the sources of clip_jax"] = sources()
+    for name in ("clip_jax", *own_packages(cfg)):
+        facts[f"the sources of {name}"] = sources(name)
     processes.same(facts, "give all processes the same command and the same installation")
 
 
@@ -45,12 +46,28 @@ def same_data(orders: list[dict[str, Any]], tokenizer: bytes, test: str) -> None
     processes.same(facts, "let all processes see the same data")
 
 
+def own_packages(cfg: Config) -> list[str]:
+    """Where the user's own parts come from: my_package, of a kind my_package.towers:build."""
+    kinds = [v for k, v in flatten(cfg).items() if k.endswith("kind") and ":" in v]
+    return sorted({kind.partition(":")[0].partition(".")[0] for kind in kinds} - {""})
+
+
 @functools.cache
-def sources() -> str:
-    """A short hash of all Python files of the package, as they lie on this host."""
-    root, digest = Path(clip_jax.__file__).parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+def sources(package: str = "clip_jax") -> str:
+    """A short hash of all Python files of a package, as they lie on this host; of a module its own.
+
+    Empty if it is not there.
+    """
+    spec = importlib.util.find_spec(package)
+    folders = [Path(p) for p in (spec and spec.submodule_search_locations) or ()]
+    found = [(p.relative_to(root).as_posix(), p) for root in folders for p in root.rglob("*.py")]
+    if spec and spec.origin and not folders:
+        found = [(package, Path(spec.origin))]
+    if not found:
+        return ""
+    digest = hashlib.sha256()
+    for name, path in sorted(found):
         text = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(text)}\n".encode())
+        digest.update(f"{name} {len(text)}\n".encode())
         digest.update(text)
     return digest.hexdigest()[:12]

@@ -12,6 +12,7 @@ import jax
 
 from clip_jax.config.schema import CompileConfig
 from clip_jax.errors import UserError, near
+from clip_jax.files import is_remote
 from clip_jax.sharding.start import several
 
 PRESETS: dict[str, dict[str, str]] = {
@@ -76,10 +77,16 @@ def use_cache(folder: str) -> None:
     """Keeps compiled programs of this process in `folder`, which only its owner may enter.
 
     Raises:
-        UserError: it cannot be made, or others may write into it: what is there is executed.
+        UserError: it is a URL, cannot be made, or others may write into it: what is there is
+            executed.
     """
     if not folder:
         return
+    if is_remote(folder):
+        raise UserError(
+            f"config.compile.cache_dir: must be a folder of this machine (got '{folder}'); "
+            "compiled programs are executed, and who may write there cannot be seen from here"
+        )
     path = os.path.abspath(os.path.expanduser(folder))
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)

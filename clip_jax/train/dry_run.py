@@ -1,6 +1,7 @@
 """What a run would be: resolved config, mesh, parameters, steps, memory. Writes nothing."""
 
 from clip_jax.config.schema import Config
+from clip_jax.sharding.rules import copies_line, large_copies
 from clip_jax.train import program, stages, start
 
 
@@ -13,6 +14,7 @@ def _stage(stage: stages.Stage) -> str:
     cfg, prog = stage.cfg, stage.prog
     sizes = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
     params = prog.abstract.params
+    copies = large_copies(params, prog.mesh)
     towers = {k: program.num_params(params[k]) for k in ("image", "text")}
     return "\n".join(
         [
@@ -22,6 +24,7 @@ def _stage(stage: stages.Stage) -> str:
             f"parameters: {program.num_params(params):,} "
             f"(image {towers['image']:,}, text {towers['text']:,})",
             f"steps: {cfg.num_steps:,} of {cfg.batch_size:,} pairs = {stage.examples:,} examples",
+            *([copies_line(copies)] if copies else []),
             program.memory_line(prog.compile()),
         ]
     )

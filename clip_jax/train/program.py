@@ -39,7 +39,6 @@ class Program:
     batch: dict[str, jax.ShapeDtypeStruct]
     step: Any
     options: CompileConfig
-    loss: str  # which of LOSSES it is, by name
 
     def trace(self) -> Any:
         """The traced step: its `jaxpr` tells the FLOPs. `lower` does not trace it again."""
@@ -74,8 +73,8 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
     if stats and cfg.num_microbatches > 1:
         raise UserError(
             "config.num_microbatches: must be 1 for a tower with batch norm: its statistics are "
-            f"those of the whole batch (got {cfg.num_microbatches}); use config.model.remat or "
-            "more devices"
+            f"those of the whole batch (got {cfg.num_microbatches}); use more devices or a lower "
+            "config.batch_size"
         )
     num_negatives = len(cfg.data.negatives)
     loss = losses.chosen(cfg.loss, mesh, cfg.batch_size, num_negatives)
@@ -102,7 +101,7 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
         donate_argnums=0,
     )
     batch = abstract_batch(cfg, mesh)
-    return Program(model, mesh, init, begin, abstract, batch, jitted, cfg.compile, loss.kind)
+    return Program(model, mesh, init, begin, abstract, batch, jitted, cfg.compile)
 
 
 def model_flops(cfg: Config) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from clip_jax import losses
 from clip_jax.config.codec import to_dict
 from clip_jax.config.schema import Config
 from clip_jax.config.stages import expand
@@ -24,12 +25,13 @@ def plan_line(stage: stages.Stage, size: int, first: int) -> str:
     cfg, prog, examples = stage.cfg, stage.prog, stage.examples
     mesh = " x ".join(f"{k} {v}" for k, v in prog.mesh.shape.items())
     unscored = cfg.eval.start and not cfg.eval.tasks
+    loss = losses.named(cfg.loss, prog.mesh, cfg.batch_size, len(cfg.data.negatives))
     return (
         f"{cfg.name}: {stage.title}{': ' if stage.title else ''}"
         f"steps {first:,} to {stage.last:,} of {cfg.batch_size:,} pairs = "
         f"{examples:,} examples ({examples / size:.1f} epochs of {size:,}), "
         f"{program.num_params(prog.abstract.params):,} parameters, mesh {mesh}, "
-        f"{jax.default_backend()}, {cfg.model.dtype}, loss {prog.loss}"
+        f"{jax.default_backend()}, {cfg.model.dtype}, loss {loss}"
         f"{', no scores at the start (config.eval.tasks is empty)' if unscored else ''}"
     )
 

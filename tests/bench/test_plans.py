@@ -114,6 +114,13 @@ def test_what_is_looked_for_is_not_set(monkeypatch, flag):
         bench.main(["--models=ViT-S-32-alt", f"--config.{flag}"])
 
 
+@pytest.mark.parametrize("flag", ["--per_device=8", "--batch_size=64"])
+def test_the_batch_has_one_name(flag):
+    given = [flag, "--config.batch_size=32"]
+    with pytest.raises(UserError, match="batch_size=32: give --batch_size, or --per_device, inst"):
+        bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2", *given])
+
+
 def test_gpus_are_refused():
     with pytest.raises(UserError, match="only TPU programs can be compiled here .got H100:8"):
         bench.main(["--models=ViT-S-32-alt", "--topologies=v5e:2x2,H100:8"])

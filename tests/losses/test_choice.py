@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from clip_jax.config.schema import LossConfig, MeshConfig
-from clip_jax.losses import build, chosen, keeps
+from clip_jax.losses import build, chosen, keeps, named
 from clip_jax.sharding.mesh import make_mesh
 
 pytestmark = pytest.mark.core
@@ -23,6 +23,23 @@ pytestmark = pytest.mark.core
 def test_auto_goes_by_bytes(batch_size, negatives, kind):
     mesh = make_mesh(MeshConfig())
     assert chosen(LossConfig(), mesh, batch_size // 8 * 8, negatives).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("cfg", "name"),
+    [
+        (LossConfig(), "softmax (auto: 96.0 MiB of logits fit into loss.memory_mib=512)"),
+        (
+            LossConfig(memory_mib=95),
+            "softmax_ring (auto: 96.0 MiB of logits do not fit into loss.memory_mib=95)",
+        ),
+        (LossConfig("sigmoid_ring"), "sigmoid_ring"),
+        (LossConfig("own_loss:make"), "own_loss:make"),
+    ],
+)
+def test_auto_says_what_it_is_and_why(cfg, name):
+    """Three blocks of 1,024 x 8,192 floats."""
+    assert named(cfg, make_mesh(MeshConfig()), 8_192) == name
 
 
 def test_a_slice_fits_its_share_of_the_budget():

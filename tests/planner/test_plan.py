@@ -112,8 +112,31 @@ def test_other_versions_and_other_code_are_other_results(monkeypatch, tmp_path):
     monkeypatch.setattr(cache, "versions", lambda: {"jax": "0.0"})
     assert name != cache.key(cfg, where)
     monkeypatch.undo()
-    monkeypatch.setattr(cache, "_source", lambda: "edited")
+    monkeypatch.setattr(cache, "sources", lambda package: "edited")
     assert name != cache.key(cfg, where)
+
+
+def test_stored_results_belong_to_the_code_of_own_towers_and_losses(tmp_path, monkeypatch):
+    """Also to what the module of the tower imports from its package."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_parts").mkdir()
+    (tmp_path / "own_parts" / "towers.py").write_text("from own_parts.layers import build\n")
+    where, layers = parse_topology("v5e:2x2"), tmp_path / "own_parts" / "layers.py"
+    plain = tiny.config(tmp_path)
+    image = dataclasses.replace(plain.model.image, kind="own_parts.towers:build")
+    tower = dataclasses.replace(plain, model=dataclasses.replace(plain.model, image=image))
+    loss = dataclasses.replace(plain, loss=dataclasses.replace(plain.loss, kind="own_loss:make"))
+
+    def keys(code):
+        layers.write_text(code)
+        (tmp_path / "own_loss.py").write_text(code)
+        cache.sources.cache_clear()
+        return [cache.key(cfg, where) for cfg in (plain, tower, loss)]
+
+    first, second = keys("build = 1\n"), keys("build = 2\n")
+    assert first[0] == second[0]
+    assert first[1] != second[1] and first[2] != second[2]
+    assert keys("build = 1\n") == first
 
 
 def test_what_does_not_fit(tmp_path, monkeypatch):
@@ -165,6 +188,27 @@ def test_gpus_are_estimated_and_it_says_so(tmp_path):
     params = data["bytes_per_device"]["parameters"]
     assert sent["all-reduce", "data"]["sent"] == pytest.approx(2 * params * 7 / 8)
     assert sent["all-gather", "data"]["sent"] == 2 * 16 * 4 * 7  # two texts of 16 f32, to seven
+
+
+def test_kernels_of_gpus_are_planned_without_one(tmp_path):
+    given = ["--topology=H100:8", "--config.mesh.data=-1", "--config.model.dtype=bfloat16"]
+    plain = command.run(*args(tmp_path, *given))
+    cudnn = command.run(*args(tmp_path, *given, "--config.model.attention=cudnn"))
+    assert plain[0] == 0 and cudnn == plain  # both compute the scores again
+
+
+def test_large_parameters_that_every_device_holds_are_named(tmp_path):
+    """The table of tokens is not split over tensor."""
+    mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=1", "--config.mesh.tensor=8"]
+    large, file = "--config.model.text.vocab_size=70000", tmp_path / "plan.json"
+    found = args(tmp_path, "--topology=H100:8", *mesh, large, f"--json={file}")
+    status, out, err = command.run(*found)
+    assert status == 0, err
+    leaf = "text/token/embedding (70000, 16)"
+    assert f"whole on every device, though large: {leaf}\n" in out
+    assert json.loads(file.read_text())["whole_on_every_device"] == [leaf]
+    _, out, _ = command.run(*args(tmp_path, "--topology=H100:8", *mesh))
+    assert "whole on every device" not in out
 
 
 def test_a_state_larger_than_a_gpu(tmp_path, monkeypatch):
@@ -221,6 +265,12 @@ def test_what_to_try(tmp_path):
     mesh = {"data": 4, "fsdp": 1, "tensor": 1}
     gpus = dataclasses.replace(p, topology=parse_topology("H100:4"))
     assert plan.advice(gpus) == f"try {wider} or --config.num_microbatches=2"
+    image = dataclasses.replace(cfg.model.image, kind="resnet")
+    resnet = dataclasses.replace(cfg.model, image=image, remat="none")  # neither is of any use
+    norm = dataclasses.replace(p, cfg=dataclasses.replace(cfg, model=resnet))
+    other = "a lower --config.batch_size or a larger topology"
+    assert plan.advice(norm) == f"try {wider} or {other}"
+    assert plan.advice(dataclasses.replace(norm, mesh={**mesh, "data": 1})) == f"try {other}"
     small = dataclasses.replace(cfg, batch_size=1)
     one = dataclasses.replace(p, cfg=small, mesh={**mesh, "data": 1})
     assert plan.advice(one) == "try a larger topology"

@@ -74,6 +74,7 @@ def test_the_fastest_that_fits_and_why_the_others_fell():
     assert "slower: 1.3 s" in why["mesh 16 x 1 x 1, remat full, 1 micro-batch"]
     assert len(found.fallen) + len(found.plans) == len(guesses) and not found.untried
     told = search.text(found, 1e6, None)
+    assert "of the at most 5 compiled a call, fastest first" in told
     assert "--config.mesh.fsdp=4 --config.model.remat=dots" in told
 
 
@@ -149,6 +150,22 @@ def test_fsdp_stays_inside_a_slice():
     cfg = dataclasses.replace(CFG, mesh=mesh, batch_size=512)
     found = {(c.mesh.data, c.mesh.fsdp, c.mesh.num_slices) for c in search.candidates(cfg, 16)}
     assert found == {(16, 1, 4), (8, 2, 4), (4, 4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"data": 2}, "multiple of 16, .* .got 2008.; the nearest are 2000 and 2016"),
+        ({"tensor": 16, "num_slices": 2}, "num_slices: must divide the 1 devices .*=16 leaves"),
+    ],
+)
+def test_what_leaves_nothing_to_search_is_not_compiled(tmp_path, monkeypatch, fields, message):
+    """Even where the mesh of the config, of fewer devices, would do."""
+    monkeypatch.setattr(search.plan, "make", None)
+    mesh = dataclasses.replace(CFG.mesh, **fields)
+    cfg = dataclasses.replace(CFG, batch_size=2008, mesh=mesh)
+    with pytest.raises(UserError, match=message):
+        search.run(cfg, POD, str(tmp_path), print)
 
 
 def test_gpus_cannot_be_searched(tmp_path):

@@ -46,3 +46,11 @@ def test_large_arrays_that_stay_whole_are_named():
     assert large_copies(tree, fsdp) == ["text/token/embedding (1025, 1027)"]
     assert large_copies({"text": {"head": jnp.ones((1024, 1024))}}, fsdp) == []
     assert large_copies(tree, make_mesh(MeshConfig(8, 1, 1))) == []  # nothing is shared there
+
+
+def test_tables_are_whole_where_only_tensor_shares():
+    tree = {"text": {"token": {"embedding": jnp.ones((1024, 1024))}}}
+    kernels = {"image": {"blocks": {"mlp": {"up": {"kernel": jnp.ones((2, 1024, 1024))}}}}}
+    found = ["text/token/embedding (1024, 1024)"]
+    assert large_copies(tree | kernels, make_mesh(MeshConfig(1, 1, 8))) == found
+    assert large_copies(tree | kernels, make_mesh(MeshConfig(1, 2, 4))) == []

@@ -65,6 +65,9 @@ def test_the_cache_is_private(tmp_path, cache_setting):
     open_to_all.chmod(0o777)
     with pytest.raises(UserError, match="others may write into"):
         compiler.use_cache(str(open_to_all))
+    with pytest.raises(UserError, match="a folder of this machine .got 'gs://bucket/programs'.;"):
+        compiler.use_cache("gs://bucket/programs")
+    assert jax.config.jax_compilation_cache_dir == str(folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache_dir: cannot be made \(.*exists"):
         compiler.use_cache(str(tmp_path / "file"))

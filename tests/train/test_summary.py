@@ -3,10 +3,13 @@
 import dataclasses
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import tiny
+from clip_jax.config.schema import LossConfig, MeshConfig
+from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train.summary import overfit_verdict, plan_line, training_seconds
 
 pytestmark = pytest.mark.core
@@ -15,14 +18,13 @@ pytestmark = pytest.mark.core
 def test_a_start_without_scores_is_told():
     """`finetune` asks for scores before the first step; without a task there are none."""
     cfg = tiny.config("x")
-    prog = SimpleNamespace(
-        mesh=SimpleNamespace(shape={"data": 1}), abstract=SimpleNamespace(params={}), loss="softmax"
-    )
+    cfg = dataclasses.replace(cfg, loss=LossConfig("softmax"))
+    prog: Any = SimpleNamespace(mesh=make_mesh(MeshConfig()), abstract=SimpleNamespace(params={}))
 
     def line(start, tasks):
         changed = dataclasses.replace(cfg.eval, start=start, tasks=tasks)
         now = dataclasses.replace(cfg, eval=changed)
-        stage = SimpleNamespace(cfg=now, prog=prog, examples=128, title="", last=8)
+        stage: Any = SimpleNamespace(cfg=now, prog=prog, examples=128, title="", last=8)
         return plan_line(stage, 64, 0)
 
     said = ", no scores at the start (config.eval.tasks is empty)"
@@ -58,3 +60,20 @@ def test_verdicts():
 
 def test_a_loss_without_a_floor():
     assert overfit_verdict([{"loss": 0.01}], 128)[0]
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "loss"),
+    [
+        (512, "softmax (auto: 48.0 MiB of logits fit into loss.memory_mib=512)"),
+        (8, "softmax_ring (auto: 48.0 MiB of logits do not fit into loss.memory_mib=8)"),
+    ],
+)
+def test_the_line_at_the_start_says_which_loss_and_why(memory_mib, loss):
+    """One negative: 3 blocks of 512 x 8,192 floats."""
+    cfg = tiny.config("unused", batch_size=4096)
+    data = dataclasses.replace(cfg.data, negatives=("a",))
+    cfg = dataclasses.replace(cfg, data=data, loss=LossConfig(memory_mib=memory_mib))
+    prog: Any = SimpleNamespace(mesh=make_mesh(MeshConfig()), abstract=SimpleNamespace(params={}))
+    stage: Any = SimpleNamespace(cfg=cfg, prog=prog, examples=10, title="", last=8)
+    assert plan_line(stage, 64, 0).endswith(f", float32, loss {loss}")
