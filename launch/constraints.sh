@@ -14,7 +14,7 @@ for python in "$@"; do
   "$venv/bin/python" -m pip install --upgrade --quiet pip setuptools
   # The last line is what torch and the peers of `launch/setup.sh parity` need; torch itself is
   # left out, for its versions carry the name of a build.
-  "$venv/bin/python" -m pip install --quiet ".[dev]" \
+  "$venv/bin/python" -m pip install --quiet ".[dev,plan]" \
     networkx sympy transformers==5.23.0
   "$venv/bin/python" -m pip freeze --all --exclude clip-jax-pretrain >"$venv.txt"
 done

@@ -1,12 +1,8 @@
-"""The planner compiles the program that training compiles; with libtpu, for a TPU."""
+"""The planner compiles the program that training compiles; test_libtpu.py does so for TPUs."""
 
 import dataclasses
 import importlib.util
-import json
-import subprocess
-import sys
 
-import command
 import jax
 import pytest
 
@@ -20,10 +16,6 @@ from clip_jax.planner import compile as compiler
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train import loop, program
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="needs libtpu: pip install 'clip-jax-pretrain[plan]'",
-)
 FOUR = MeshConfig(data=2, fsdp=2, tensor=1)
 
 
@@ -174,74 +166,3 @@ def test_without_libtpu(monkeypatch):
     with pytest.raises(UserError) as e:
         compiler.topology_devices(parse_topology("v5e:2x2"))
     assert "clip-jax-pretrain[plan]" in str(e.value) and "libtpu==" in str(e.value)
-
-
-ON_A_TPU = """
-import dataclasses, json, os, re
-from clip_jax.cli.plan import ENVIRONMENT
-os.environ.update(ENVIRONMENT)
-import jax
-jax.config.update("jax_num_cpu_devices", 4)
-import tiny
-from clip_jax.config.chips import joined, parse_topology
-from clip_jax.config.schema import MeshConfig
-from clip_jax.planner import compile as compiler
-from clip_jax.planner.estimate import _place
-from clip_jax.sharding.mesh import make_mesh
-from clip_jax.train import program
-
-out = {}
-for name in ("v5e:2x4", "v5p:2x2x2", "v4:2x2x2"):
-    topology = parse_topology(name)
-    devices = compiler.topology_devices(topology)
-    assert len(devices) == topology.num_devices, name
-    ours = [_place(topology, i) for i in range(len(devices))]
-    out[name] = [tuple(d.coords)[: len(topology.shape)] for d in devices] == ours
-cfg = tiny.config("nowhere", batch_size=64, mesh=MeshConfig(data=2, fsdp=2, tensor=1))
-devices = compiler.topology_devices(parse_topology("v5e:2x2"))
-traced = (
-    str(program.build(cfg, make_mesh(cfg.mesh, d)).trace().jaxpr) for d in (devices, jax.devices())
-)
-on_tpu, on_cpu = (re.sub(r"device_kind=.*?platform=\\w+", "", t) for t in traced)
-out["same"] = on_tpu == on_cpu and len(on_tpu) > 10_000
-found = compiler.measure(cfg, devices)
-out["measure"] = dataclasses.asdict(found)
-two = joined(parse_topology("v5e:2x2"), 2)
-loss = dataclasses.replace(cfg.loss, kind="softmax_ring")
-mesh = MeshConfig(data=-1, fsdp=2, num_slices=2)
-several = dataclasses.replace(cfg, mesh=mesh, loss=loss, num_microbatches=2)
-devices = compiler.topology_devices(two)
-place = make_mesh(mesh, devices)
-out["slices"] = [[d.slice_index for d in row] for row in place.devices[:, :, 0]]
-out["several"] = dataclasses.asdict(compiler.measure(several, devices))
-out["leaves"] = len(jax.tree.leaves(program.build(several, place).abstract.params))
-print(json.dumps(out))
-"""
-
-
-@pytest.mark.slow
-@needs_libtpu
-def test_a_real_compile_for_a_tpu():
-    done = subprocess.run(
-        [sys.executable, "-c", ON_A_TPU],
-        env={**command.environment(), "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    out = json.loads(done.stdout.splitlines()[-1])
-    assert out["v5e:2x4"] and out["v5p:2x2x2"] and out["v4:2x2x2"]  # places of the devices
-    assert out["same"]  # one jaxpr; JAX lowers random numbers otherwise for a TPU than for a CPU
-    found = out["measure"]
-    assert found["temporaries"] > 0 and found["peak"] > 0 and found["cycles"] > 0
-    assert found["arguments"] >= found["parameters"] + found["optimizer"]
-    assert {c["kind"] for c in found["collectives"]} >= {"all-gather"}
-    assert out["slices"] == [[0, 0], [0, 0], [1, 1], [1, 1]]
-    between = {c["kind"]: c for c in out["several"]["collectives"] if c["axes"] == "slices"}
-    # Texts, their sums and gradients go on once a slice, not at each of the eight hops; gradients
-    # are summed once a step, not once a micro-batch.
-    assert 0 < between["collective-permute"]["count"] <= 20
-    assert 0 < between["all-reduce"]["count"] <= out["leaves"]
-    assert out["several"]["host_transfers"] == 0
-    assert found["host_transfers"] == 0

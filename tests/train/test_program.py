@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import gathered
 import pytest
 
 import tiny
 from clip_jax.config.schema import LossConfig, MeshConfig
+from clip_jax.errors import UserError
 from clip_jax.metrics.flops import inner_jaxprs
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train import program
@@ -28,3 +30,23 @@ def test_the_ring_loss_turns_inside_slices(num_slices):
     across = {frozenset(a // 4 != b // 4 for a, b in pairs) for pairs in rings(jaxpr)}
     inside, between, both = map(frozenset, ({False}, {True}, {False, True}))
     assert across == ({both} if num_slices == 1 else {inside, between})
+
+
+def test_batch_norm_is_refused_with_advice_that_helps():
+    """Remat does nothing for the tower that holds the memory."""
+    cfg = tiny.config("unused", num_microbatches=2)
+    image = dataclasses.replace(
+        cfg.model.image, kind="resnet", size=32, width=8, heads=4, stages=(1, 1, 1, 1)
+    )
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, image=image))
+    with pytest.raises(UserError, match="more devices or a lower config.batch_size$") as e:
+        program.build(cfg, make_mesh(MeshConfig(data=1)))
+    assert "remat" not in str(e.value)
+
+
+@pytest.mark.slow
+def test_layers_gather_their_own_weights_and_no_states():
+    """On eight CPU devices; tests/planner/test_libtpu.py looks at the program for TPUs."""
+    cfg = gathered.config()
+    text = program.build(cfg, make_mesh(cfg.mesh)).compile().as_text()
+    assert gathered.faults(*gathered.travelling(text)) == []
