@@ -154,62 +154,110 @@ def _with(x: Any, where: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What traffic depends on; sizes of axes inside a slice.
+
+    Attributes:
+        size: bytes of a number of the towers as it travels.
+        passes: walks through all layers in a step: forward, backward, and with micro-batches also
+            forward again, for each.
+    """
+
+    cfg: Config
+    slices: int
+    data: int
+    fsdp: int
+    tensor: int
+    size: int
+    passes: int
+
+    @property
+    def layers(self) -> int:
+        """Of both towers."""
+        return self.cfg.model.image.layers + self.cfg.model.text.layers
+
+    @property
+    def shards(self) -> int:
+        """Devices of a slice that share the batch."""
+        return self.data * self.fsdp
+
+
 def _collectives(
     cfg: Config, mesh: dict[str, int], params: Any, moving: Any
 ) -> tuple[Collective, ...]:
-    """Weights gathered and gradients reduced over fsdp, gradients over data, activations over
-    tensor, texts over data and fsdp. What goes to other slices is first shared or summed in each.
+    """What a device sends, as rings would; to other slices goes what each has shared or summed."""
+    inside, parts = within(mesh, cfg.mesh.num_slices), cfg.num_microbatches
+    s = _Setting(
+        cfg,
+        cfg.mesh.num_slices,
+        inside["data"],
+        inside["fsdp"],
+        inside["tensor"],
+        2 if cfg.model.dtype == "bfloat16" else 4,
+        2 if parts == 1 else 3 * parts,
+    )
+    found = [*_weights(s, params, moving), *_gradients(s, moving), *_states_sent(s), *_texts(s)]
+    return tuple(c for c in found if c.group > 1)
 
-    A pass is a walk through all layers: forward and backward, and forward again with micro-batches.
-    """
-    slices = cfg.mesh.num_slices
-    inside = within(mesh, slices)
-    data, fsdp, tensor = inside["data"], inside["fsdp"], inside["tensor"]
-    size = 2 if cfg.model.dtype == "bfloat16" else 4
-    layers = cfg.model.image.layers + cfg.model.text.layers
-    parts, found = cfg.num_microbatches, []
-    passes = 2 if parts == 1 else 3 * parts
-    if fsdp > 1:
-        sent = passes * _shared(params) * (fsdp - 1.0) * size
-        found.append(Collective("all-gather", "fsdp", passes * layers, sent, fsdp))
-        sent = parts * _shared(moving) * (fsdp - 1.0) * size
-        found.append(Collective("reduce-scatter", "fsdp", parts * layers, sent, fsdp))
-    # With micro-batches once, in the type of the parameters.
-    gradient = device_bytes(moving) / 4 * (size if parts == 1 else 4)
-    if data > 1:
-        sent = 2.0 * gradient * (data - 1) / data
-        found.append(Collective("all-reduce", "data", layers, sent, data))
-    if slices > 1:
-        sent = 2.0 * gradient / data * (slices - 1) / slices
-        found.append(Collective("all-reduce", SLICES_AXIS, layers, sent, slices))
-    n = data * fsdp
-    if tensor > 1:  # after attention and after the MLP, and the same for their gradients
-        pairs = cfg.batch_size // (n * slices)
-        states = pairs * _states(cfg) * (passes / parts) * 2.0  # elements of a device
-        sent = 2.0 * states * size * (tensor - 1) / tensor
-        found.append(Collective("all-reduce", "tensor", 2 * passes * layers, sent, tensor))
-    if n * slices > 1:
-        axes = "+".join(a for a in ("data", "fsdp") if inside[a] > 1)
-        wire = 2 if cfg.loss.wire_dtype == "bfloat16" else 4
-        texts = cfg.batch_size * (1 + len(cfg.data.negatives)) // (n * slices)
-        block = float(texts * cfg.model.embed_dim)  # elements
-        streamed = cfg.loss.kind.endswith(("_ring", "_chunked"))  # gathers again; sums in float32
-        there, back = (2 if streamed else 1) * wire * block, (4 if streamed else wire) * block
-        if cfg.loss.kind.endswith("_ring"):
-            if n > 1:
-                sent = n * slices * (there + back)
-                found.append(Collective("collective-permute", axes, 3 * n * slices, sent, 2))
-            if slices > 1:  # texts are not sent home
-                sent = (slices - 1) * there + slices * back
-                found.append(Collective("collective-permute", SLICES_AXIS, 3 * slices, sent, 2))
-        else:
-            times = 2 if streamed else 1
-            for name, first, others in ((SLICES_AXIS, 1, slices), (axes, slices, n)):
-                if others > 1:
-                    sent = first * (others - 1)
-                    found.append(Collective("all-gather", name, times, there * sent, others))
-                    found.append(Collective("reduce-scatter", name, 1, back * sent, others))
-    return tuple(found)
+
+def _weights(s: _Setting, params: Any, moving: Any) -> list[Collective]:
+    """Over fsdp: kernels gathered in every pass, gradients scattered in every micro-batch."""
+    n, parts = s.fsdp, s.cfg.num_microbatches
+    gathered = s.passes * _shared(params) * (n - 1.0) * s.size
+    scattered = parts * _shared(moving) * (n - 1.0) * s.size
+    return [
+        Collective("all-gather", "fsdp", s.passes * s.layers, gathered, n),
+        Collective("reduce-scatter", "fsdp", parts * s.layers, scattered, n),
+    ]
+
+
+def _gradients(s: _Setting, moving: Any) -> list[Collective]:
+    """Over data once a step: scattered and gathered; with micro-batches as float32 sums."""
+    size = s.size if s.cfg.num_microbatches == 1 else 4
+    gradient = device_bytes(moving) / 4 * size  # moving is float32
+    return [
+        _all_reduce("data", s.layers, gradient, s.data),
+        _all_reduce(SLICES_AXIS, s.layers, gradient / s.data, s.slices),
+    ]
+
+
+def _states_sent(s: _Setting) -> list[Collective]:
+    """Over tensor: states after attention and after the MLP, and so their gradients."""
+    pairs = s.cfg.batch_size // (s.shards * s.slices)
+    passes = s.passes / s.cfg.num_microbatches  # of one pair
+    states = pairs * _states(s.cfg) * passes * 2.0
+    return [_all_reduce("tensor", 2 * s.passes * s.layers, states * s.size, s.tensor)]
+
+
+def _texts(s: _Setting) -> list[Collective]:
+    """Over data and fsdp: embedded texts to all images, and their gradients home."""
+    cfg, n, slices = s.cfg, s.shards, s.slices
+    axes = "+".join(a for a, size in (("data", s.data), ("fsdp", s.fsdp)) if size > 1)
+    wire = 2 if cfg.loss.wire_dtype == "bfloat16" else 4
+    texts = cfg.batch_size * (1 + len(cfg.data.negatives)) // (n * slices)
+    block = float(texts * cfg.model.embed_dim)  # elements
+    streamed = cfg.loss.kind.endswith(("_ring", "_chunked"))
+    times = 2 if streamed else 1  # again in the backward pass
+    there, back = times * wire * block, (4 if streamed else wire) * block  # sums are float32
+    if cfg.loss.kind.endswith("_ring"):
+        around = n * slices * (there + back) if n > 1 else 0.0
+        across = (slices - 1) * there + slices * back  # texts are not sent home
+        return [
+            Collective("collective-permute", axes, 3 * n * slices, around, min(n, 2)),
+            Collective("collective-permute", SLICES_AXIS, 3 * slices, across, min(slices, 2)),
+        ]
+    found = []
+    for name, first, others in ((SLICES_AXIS, 1, slices), (axes, slices, n)):
+        sent = first * (others - 1)
+        found.append(Collective("all-gather", name, times, there * sent, others))
+        found.append(Collective("reduce-scatter", name, 1, back * sent, others))
+    return found
+
+
+def _all_reduce(axes: str, count: float, size: float, n: int) -> Collective:
+    """Of `size` bytes over n devices: each part goes round the ring twice."""
+    return Collective("all-reduce", axes, count, 2.0 * size * (n - 1) / n, n)
 
 
 def _shared(tree: Any) -> int:
