@@ -36,6 +36,7 @@ from clip_jax.checkpoint.quiet import mute_orbax
 from clip_jax.errors import UserError
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
+_STEP = re.compile(r"0|[1-9]\d*")
 _FULL = re.compile("No space left( on device)?|File too large|(disk )?quota exceeded", re.I)
 _AWAY = re.compile(
     "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|ABORTED|Permission denied"
@@ -232,11 +233,11 @@ class Checkpoints:
         return self._folder.joinpath(str(step), *names)
 
     def _numbers(self) -> list[int]:
-        """All folders that are named like a step."""
+        """All folders that are named like a step and were not left behind by a killed save."""
         if not self._folder.exists():
             return []
-        named = [p for p in self._folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", p.name)]
-        return sorted(int(p.name) for p in named if p.is_dir())
+        named = [p for p in self._folder.iterdir() if _STEP.fullmatch(p.name)]
+        return sorted(int(p.name) for p in named if p.is_dir() and not _is_unfinished(p))
 
     # Writing
 
@@ -327,7 +328,7 @@ class Checkpoints:
         if jax.process_index() != 0 or not self._folder.exists():
             return
         for path in self._folder.iterdir():
-            if _TEMPORARY in path.name:
+            if _TEMPORARY in path.name or (_STEP.fullmatch(path.name) and _is_unfinished(path)):
                 _remove(path)
 
     def _move_away(self, steps: Iterable[int]) -> None:
@@ -396,6 +397,11 @@ def _is_memory(e: Exception) -> bool:
     """True if this machine or its devices failed, not the files."""
     machine = isinstance(e, MemoryError | jax.errors.JaxRuntimeError)
     return machine or "Out of memory" in str(e)
+
+
+def _is_unfinished(path: epath.Path) -> bool:
+    """True for a step on gs:// that has no mark of orbax's: nothing is renamed there at the end."""
+    return files.is_remote(str(path)) and not ocp.utils.is_checkpoint_finalized(path)
 
 
 def _remove(path: epath.Path) -> None:

@@ -33,7 +33,7 @@ class TensorBoard:
 
     def __init__(self, cfg: Config, workdir: str, first: int):
         del cfg
-        library = _library("tensorboardX", "tensorboard")
+        library = _library(PACKAGES["tensorboard"], "tensorboard")
         self._folder = files.join(workdir, "tensorboard")
         self._local, self._sent = files.local_folder(self._folder), time.monotonic()
         # Else starts within one second would have files of one name
@@ -60,7 +60,7 @@ class Wandb:
 
     def __init__(self, cfg: Config, workdir: str, first: int):
         del first
-        library = _library("wandb", "wandb")
+        library = _library(PACKAGES["wandb"], "wandb")
         local = {} if files.is_remote(workdir) else {"dir": workdir}
         self._run = library.init(
             project="clip_jax",
@@ -82,6 +82,7 @@ class Wandb:
         self._run.finish()
 
 
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 TRACKERS: dict[str, Callable[[Config, str, int], Writer]] = {
     "tensorboard": TensorBoard,
     "wandb": Wandb,
@@ -106,6 +107,14 @@ def _library(module: str, extra: str) -> Any:
             f"config.log.writers: '{extra}' needs the package {module}; "
             f"pip install 'clip-jax-pretrain[{extra}]'"
         ) from e
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises a UserError for writers that are not there, before a run does any work."""
+    for name in names:
+        resolve(name, TRACKERS, "config.log.writers")
+        if name in PACKAGES:
+            _library(PACKAGES[name], name)
 
 
 class Apart:

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from clip_jax import files
+from clip_jax.checkpoint import bucket
 from clip_jax.checkpoint.lock import WorkdirLock, hold
 from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.schema import Config
@@ -31,6 +32,7 @@ from clip_jax.eval import published
 from clip_jax.eval.run import Result, run_tasks, table
 from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
+from clip_jax.metrics import trackers
 from clip_jax.metrics.goodput import Ledger
 from clip_jax.metrics.trackers import with_trackers
 from clip_jax.metrics.writers import (
@@ -70,6 +72,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
     ledger = Ledger()
     with failures.told(workdir), contextlib.ExitStack() as stack:
         processes.together(lambda: use_cache(cfg.compile.cache_dir))
+        processes.together(lambda: bucket.check(workdir))
+        processes.together(lambda: trackers.check(cfg.log.writers))
         parts = processes.together(lambda: stages.programs(cfg))
         agreement.same_program(cfg, workdir)
         line = LiveLine(cfg.num_steps, sys.stdout if processes.lead() else None)
