@@ -72,7 +72,7 @@ def ended(child):
 )
 def test_a_killed_run_goes_on(bucket, folder, tmp_path, processes, when, first):
     """Its losses are those of a run on a local disk that was not killed."""
-    flags = ("--config.log.every=1", "--config.checkpoint.every=3", "--config.num_steps=8")
+    flags = ("--config.log.every=1", "--config.checkpoint.every=3", "--config.mesh.data=-1")
     more = "--config.log.writers=('tensorboard',)"
     child = start(folder, processes, *flags, more)
     end = time.monotonic() + PATIENCE_S
