@@ -233,10 +233,10 @@ def _pairs(passes: Passes) -> Callable[..., Any]:
     spread, whole = P(BATCH_AXES), P()
     on_mesh = functools.partial(jax.shard_map, mesh=passes.mesh, check_vma=False)
     arguments = (spread, spread, whole, whole, spread, spread)
-    forward = on_mesh(
+    forward: Any = on_mesh(
         passes.forward, in_specs=arguments, out_specs=(whole, whole, spread, spread, spread)
     )
-    backward = on_mesh(
+    backward: Any = on_mesh(
         passes.backward,
         in_specs=(*arguments, spread, spread, spread, whole),
         out_specs=(spread, spread, whole, whole),
