@@ -119,17 +119,21 @@ def test_other_versions_and_other_code_are_other_results(monkeypatch, tmp_path):
 def test_stored_results_belong_to_the_code_of_own_towers_and_losses(tmp_path, monkeypatch):
     """Also to what the module of the tower imports from its package."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_parts").mkdir()
-    (tmp_path / "own_parts" / "towers.py").write_text("from own_parts.layers import build\n")
-    where, layers = parse_topology("v5e:2x2"), tmp_path / "own_parts" / "layers.py"
+    (tmp_path / "planned_parts").mkdir()
+    (tmp_path / "planned_parts" / "towers.py").write_text(
+        "from planned_parts.layers import build\n"
+    )
+    where, layers = parse_topology("v5e:2x2"), tmp_path / "planned_parts" / "layers.py"
     plain = tiny.config(tmp_path)
-    image = dataclasses.replace(plain.model.image, kind="own_parts.towers:build")
+    image = dataclasses.replace(plain.model.image, kind="planned_parts.towers:build")
     tower = dataclasses.replace(plain, model=dataclasses.replace(plain.model, image=image))
-    loss = dataclasses.replace(plain, loss=dataclasses.replace(plain.loss, kind="own_loss:make"))
+    loss = dataclasses.replace(
+        plain, loss=dataclasses.replace(plain.loss, kind="planned_loss:make")
+    )
 
     def keys(code):
         layers.write_text(code)
-        (tmp_path / "own_loss.py").write_text(code)
+        (tmp_path / "planned_loss.py").write_text(code)
         cache.sources.cache_clear()
         return [cache.key(cfg, where) for cfg in (plain, tower, loss)]
 
