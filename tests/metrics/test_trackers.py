@@ -109,6 +109,8 @@ def test_a_package_that_is_missing(name, module, monkeypatch, tmp_path):
     words = rf"config.log.writers: '{name}' needs the package {module}; pip install .*\[{name}\]"
     with pytest.raises(UserError, match=words):
         with_trackers(Kept(), [name], tiny.config("x"), str(tmp_path), 0, print)
+    with pytest.raises(UserError, match=words):  # before a run does any work
+        trackers.check([name])
 
 
 def test_refusals(tmp_path):
