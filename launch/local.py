@@ -28,6 +28,7 @@ NOISE = re.compile(
     r"(\[Gloo\] Rank |is connected to|peer ranks\.|Expected number of connected peer ranks is :"
     r"|[\d\s])+"
 )
+REST = re.compile(r"[\d\s]*")  # what such a line may leave for the next one
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,8 +111,10 @@ class Relay:
 
     def follow(self, i: int, stream: IO[str], out: IO[str]) -> None:
         """Passes on the lines of process `i` to `out` until it ends."""
+        noisy = False
         for line in stream:
-            if NOISE.fullmatch(line):
+            noisy = bool(NOISE.fullmatch(line) or (noisy and REST.fullmatch(line)))
+            if noisy:
                 continue
             with self._lock:
                 if self._said.setdefault(line, i) == i:
