@@ -88,7 +88,9 @@ print('2 is connected to 3 peer ranks. Expected number of connected peer ranks i
 print(' ')
 print(3)
 """
-    status, out, err, _ = end(start(part + noise + "print('ours')\nprint(42)\nprint()", noise + part))
+    status, out, err, _ = end(
+        start(part + noise + "print('ours')\nprint(42)\nprint()", noise + part)
+    )
     assert (status, out) == (0, "ours\n42\n\n")
     lines = sorted(err.splitlines())
     assert lines in (
