@@ -101,6 +101,16 @@ def close(got, want):
     np.testing.assert_allclose([got[s] for s in want], list(want.values()), rtol=1e-5)
 
 
+def assert_parameters_close(got, want):
+    for (path, x), y in zip(
+        jax.tree_util.tree_flatten_with_path(clip_jax.load(got).params)[0],
+        jax.tree.leaves(clip_jax.load(want).params),
+        strict=True,
+    ):
+        if not path_of(path).endswith("attn/k/bias"):  # nothing depends on it: rounding alone
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-4, err_msg=path_of(path))
+
+
 def scores(workdir):
     return {k: v for x in read_metrics(str(workdir)) for k, v in x.items() if "eval/" in k}
 
@@ -112,6 +122,37 @@ def test_losses_and_scores_are_those_of_one_process(one, two):
     lines = [x for x in read_metrics(str(workdir)) if "loss" in x]
     assert [(x["attempt"], x["step"]) for x in lines] == [(1, step) for step in range(1, 9)]
     assert lines[-1]["data/skipped"] == 2  # 128 examples of 64 pairs, whoever read them
+
+
+def test_ten_steps_are_those_of_one_device_and_go_on_there(folder, start, tmp_path):
+    """Each run of ten steps, cut after eight, is ended by the other's machine."""
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    cfg = processes_recipe.get_config(str(folder))
+    cfg.num_steps, cfg.mesh.data = 10, 1
+
+    def run_both(workdir):
+        status, out, err = end(start(workdir, "--config.num_steps=10", devices=4))
+        assert status == 0, out + err
+        return out
+
+    clip_jax.pretrain(cfg, str(alone))
+    run_both(both)
+    ten = command.losses(alone)
+    close(command.losses(both), ten)
+    assert len(ten) == 10
+    assert_parameters_close(both, alone)
+
+    for workdir in (alone, both):
+        shutil.rmtree(workdir / "checkpoints" / "10")
+    saved = [clip_jax.load(workdir).params for workdir in (alone, both)]
+    assert "resumed from step 8" in run_both(alone)
+    clip_jax.pretrain(cfg, str(both))
+    for workdir, before in zip((alone, both), saved, strict=True):
+        close(command.losses(workdir), ten)
+        shutil.rmtree(workdir / "checkpoints" / "10")
+        same = jax.tree.map(np.array_equal, clip_jax.load(workdir).params, before)
+        assert all(jax.tree.leaves(same))
+    assert_parameters_close(both, alone)
 
 
 def test_stages_from_other_weights_and_a_restart_where_they_meet(
@@ -149,14 +190,7 @@ def test_parameters_over_both_processes_then_a_damaged_checkpoint(one, start, tm
     assert status == 0, out + err
     assert "mesh data 1 x fsdp 4 x tensor 2" in out
     close(command.losses(tmp_path), command.losses(one))
-    parameters = clip_jax.load(tmp_path).params
-    for (path, got), want in zip(
-        jax.tree_util.tree_flatten_with_path(parameters)[0],
-        jax.tree.leaves(clip_jax.load(one).params),
-        strict=True,
-    ):
-        if not path_of(path).endswith("attn/k/bias"):  # nothing depends on it: rounding alone
-            np.testing.assert_allclose(got, want, rtol=0, atol=1e-4, err_msg=path_of(path))
+    assert_parameters_close(tmp_path, one)
 
     files = [p for p in (tmp_path / "checkpoints" / "8").rglob("*") if p.is_file()]
     newest = max(files, key=lambda p: p.stat().st_size)
