@@ -50,6 +50,7 @@ _STYLE: dict[Any, Any] = {
 }
 _STEPS = (1, 2, 2.5, 5, 10)
 MAX_POINTS = 600
+MAX_NAME = 30  # letters of a line's name: a longer one would push the lines out of the chart
 
 
 def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +79,12 @@ def _draw(axes: Axes, series: Mapping[str, Series]) -> None:
     if len(handles) > 1:
         legend = axes.legend(handles, [str(i) for i in range(len(handles))], frameon=False)
         for text, name in zip(legend.get_texts(), series, strict=True):
-            text.set_text(clean(name))  # as a label, a name with a leading _ would be left out
+            # As a label, a name with a leading _ would be left out.
+            text.set_text(_shortened(clean(name)))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1].rstrip(' ,')}…"
 
 
 def _ticks(axes: Axes, series: Mapping[str, Series], *, log_y: bool, zero_y: bool) -> None:
@@ -136,7 +142,8 @@ def line_chart(
         title: above the chart.
         xlabel: name of the horizontal axis.
         ylabel: name and unit of the vertical axis.
-        series: name -> (x, y), of equal lengths; the names show when there are two or more.
+        series: name -> (x, y), of equal lengths; the names show when there are two or more,
+            cut after MAX_NAME letters.
             Values that are not finite leave a gap. Beyond MAX_POINTS points a line is thinned.
         log_y: logarithmic vertical axis, if any value is above zero.
         zero_y: the vertical axis starts at zero (linear only).

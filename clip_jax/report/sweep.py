@@ -28,7 +28,7 @@ class SweepReport:
         title: of the sweep.
         fields: that the trials vary.
         metrics: shown in the table.
-        rows: of the table, best first: trial, state, values of fields, values of metrics.
+        rows: of the table, best first: trial, state, values of metrics, values of fields.
         sorted_by: the metric, with '-' for the largest first.
         curves: of the trials, best first.
     """

@@ -101,7 +101,7 @@ def write(found: Sequence[Row], workdir: str, title: str, by: str) -> tuple[str,
 
     def cells(r: Row) -> list[str]:
         values = (_number(r.last.get(m), m) for m in shown)
-        return [r.trial.name, r.state, *_changes(r, fields), *values]
+        return [r.trial.name, r.state, *values, *_changes(r, fields)]
 
     report = SweepReport(
         title=title,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -69,3 +70,22 @@ def test_files(workdir):
     assert "A &lt;sweep&gt;" in html and "<b>bold" not in html
     assert html.count("<svg") == 2 and "sorted by loss, smallest first" in html
     assert html.index("bbbb") < html.index("aaaa")
+    cells = re.findall(
+        r"<t[hd] scope=\"col\"([^>]*)>(?:<bdi>)?([^<]*)|<td([^>]*)><bdi>([^<]*)", html
+    )
+    assert [(a + c, b + d) for a, b, c, d in cells][:14] == [
+        ("", "Trial"),
+        ("", "State"),
+        (' class="number"', "step"),
+        (' class="number"', "loss"),
+        (' class="number"', "eval/zeroshot/top1"),
+        ("", "optim.learning_rate"),
+        ("", "name"),
+        ("", "finished"),
+        (' class="number"', "2"),
+        (' class="number"', "1.5"),
+        (' class="number"', "50.0 %"),
+        ("", "0.2"),
+        ("", "tiny"),
+        ("", "not finished"),
+    ]
