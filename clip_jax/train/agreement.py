@@ -28,20 +28,21 @@ def same_program(cfg: Config, workdir: str) -> None:
     processes.same(facts, "give all processes the same command and the same installation")
 
 
-def same_data(orders: list[dict[str, Any]], tokenizer: bytes, test: str) -> None:
+def same_data(orders: dict[int, dict[str, Any]], tokenizer: bytes, test: str) -> None:
     """Refuses processes that see other data.
 
     Args:
-        orders: of the training examples, start.order_parts of each stage.
+        orders: of the training examples, start.order_parts by index of the stage.
         tokenizer: its file.
         test: fingerprint of the test split.
 
     Raises:
         UserError: on all processes.
     """
-    facts = {f"config.data, {name}": value for name, value in orders[0].items()}
-    for i, order in enumerate(orders[1:], 1):
-        facts |= {f"config.data of stage {i + 1}, {name}": v for name, v in order.items()}
+    facts: dict[str, Any] = {}
+    for i, order in orders.items():
+        where = f"config.data of stage {i + 1}" if i else "config.data"
+        facts |= {f"{where}, {name}": v for name, v in order.items()}
     facts |= {"the tokenizer": hashlib.sha256(tokenizer).hexdigest()[:12], "config.data.test": test}
     processes.same(facts, "let all processes see the same data")
 

@@ -1,8 +1,8 @@
 """run(cfg, workdir): mesh, data, state, loop, evaluation, checkpoints. One screen a phase.
 
 Side effects all live here: files of the workdir, the terminal, signals. The order is fixed:
-lock, config, data, start state, loop, final evaluation, report. The step compiles meanwhile: beside
-drawing the first state, or at a restart beside data and checkpoint.
+lock, config, checkpoint, data, start state, loop, final evaluation, report. The step compiles
+meanwhile: beside drawing the first state, or at a restart beside checkpoint and data.
 Several processes all run this; process 0 prints and writes, the others keep in step with it.
 """
 
@@ -94,23 +94,20 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 processes.together(functools.partial(compiling.begin, following))
         else:
             processes.together(lambda: warm.check(parts[0].cfg))
-        sources = processes.by_host(lambda: [inputs.open_train(s.cfg, workdir) for s in parts])
         abstract = lambda step: _items(at(parts, step).prog.abstract)  # noqa: E731
         restored = start.restore(checkpoints, abstract, line.say)
         stored = restored.extra_files[TOKENIZER_FILE] if restored else None
-        pipelines = processes.together(lambda: inputs.make_pipelines(parts, sources, stored))
-        test = processes.by_host(lambda: inputs.open_test(cfg, workdir))
-        orders = [start.order_parts(s.cfg, p) for s, p in zip(parts, pipelines, strict=True)]
-        tokenizer = pipelines[0].tokenizer
-        agreement.same_data(orders, tokenizer.to_bytes(), test.fingerprint if test else "")
-        positions = stages.starts(parts, [s.fingerprint for s in sources])
+        data = inputs.Inputs(workdir, stored)
+        data.open(inputs.at_once(cfg, parts, restored.step if restored else None))
+        test, tokenizer = data.test, data.tokenizer
         if restored:
             stage, first, state = at(parts, restored.step), restored.step, _state(restored.items)
             start.check_length(parts[-1].last, first)
-            start.check_same_order(restored.manifest["order"], orders[stage.index])
-            positions[stage.index] = restored.manifest["position"]
+            if stage.index in data.orders:
+                start.check_same_order(restored.manifest["order"], data.orders[stage.index])
+            read = start.read_before(restored.manifest)
         else:
-            stage, first = parts[0], 0
+            stage, first, read = parts[0], 0, {}
             processes.together(functools.partial(compiling.begin, stage))
             with jax.set_mesh(stage.prog.mesh):
                 state = init_state(stage.prog.init, stage.prog.abstract, cfg.seed)
@@ -129,26 +126,33 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
             if now is not stage:
                 with ledger.spend("start"):
                     processes.together(functools.partial(compiling.begin, now))
+                    if now.index not in data.pipelines:
+                        data.open([now])
+                    if not inputs.wants_captions(cfg):
+                        data.close(stage)
                     state, first, stage = stages.advance(state, stage, now), now.first, now
+            if now.index not in data.pipelines:
+                continue  # the checkpoint is its last
             job = Job(
                 cfg=now.cfg,
                 workdir=workdir,
                 stage=now,
                 compiling=compiling,
-                pipeline=pipelines[now.index],
+                pipeline=data.pipelines[now.index],
                 checkpoints=checkpoints,
                 lock=lock,
                 signals=signals,
                 line=line,
-                order=orders[now.index],
+                order=data.orders[now.index],
+                read=read,
                 writer=writer,
                 ledger=ledger,
                 profile=profile,
                 began=began,
-                sources=sources,
+                sources=[p.source for p in data.pipelines.values()],
             )
             if first < now.last:
-                state, skipped = job.train(state, test, first, positions[now.index], skipped)
+                state, read, skipped = job.train(state, test, first, skipped)
         with Watchdog(cfg.log.watchdog_seconds, "the last step"):
             job.conclude(state, test)
         return state
@@ -172,7 +176,8 @@ class Job:
     ledger: Ledger
     profile: Profile
     began: int  # steps of the run before this attempt
-    sources: list[Source]  # training pairs of all stages
+    read: dict[str, int]  # before this attempt at the stage: of each data set so many pairs
+    sources: list[Source]  # training pairs; of all stages if their captions are wanted
 
     @property
     def prog(self) -> program.Program:
@@ -180,10 +185,11 @@ class Job:
         return self.stage.prog
 
     def train(
-        self, state: TrainState, test: Source | None, first: int, position: int, skipped: int
-    ) -> tuple[TrainState, int]:
-        """From step `first` of the run to the end of the stage; counts the `skipped` pairs on."""
+        self, state: TrainState, test: Source | None, first: int, skipped: int
+    ) -> tuple[TrainState, dict[str, int], int]:
+        """From step `first` of the run to the end of the stage; counts `read`, `skipped` on."""
         cfg, prog, end = self.cfg, self.prog, self.stage.last
+        position = self.read.get(self.pipeline.source.fingerprint, 0)
         processes.on_lead(self.write_table)
         self.line.say(summary.plan_line(self.stage, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
@@ -240,7 +246,11 @@ class Job:
                 watchdog.beat(step)
             with self.ledger.spend("checkpoint"):
                 self.checkpoints.wait()
-        return state, log.skipped
+        return state, self.read_until(position), log.skipped
+
+    def read_until(self, position: int) -> dict[str, int]:
+        """`read` when the stage has come to this position of its data."""
+        return {**self.read, self.pipeline.source.fingerprint: position}
 
     def write_table(self) -> None:
         """The parameters as they are in this stage."""
@@ -287,6 +297,7 @@ class Job:
         """Starts an asynchronous checkpoint."""
         self.lock.check()
         manifest = {"position": position, "order": self.order, "batch_size": self.cfg.batch_size}
+        manifest["read"] = self.read_until(position)
         extra = {TOKENIZER_FILE: self.pipeline.tokenizer.to_bytes()}
         self.checkpoints.save(step, _items(state), manifest, extra_files=extra)
 
@@ -307,7 +318,7 @@ class Job:
             result = Result({}, [], [])
             if test is not None:
                 tasks = cfg.eval.tasks
-                wanted = any(t.distractors for t in tasks)
+                wanted = inputs.wants_captions(cfg)
                 seen = {x.fingerprint: x for x in self.sources}.values() if wanted else ()
                 captions = sorted({text for source in seen for text in all_captions(source)})
                 with jax.set_mesh(self.prog.mesh), self.ledger.spend("evaluation"):

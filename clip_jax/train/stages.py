@@ -72,19 +72,6 @@ def _check(first: Stage, stage: Stage) -> None:
             )
 
 
-def starts(stages: tuple[Stage, ...], data: list[str]) -> list[int]:
-    """Position of each stage's first example in the order of its data.
-
-    A data set is gone on with where the stages before left it; another one starts at its own 0.
-
-    Args:
-        stages: of the run.
-        data: fingerprint of the training data of each.
-    """
-    before = lambda i: [s.examples for s, d in zip(stages[:i], data, strict=False) if d == data[i]]  # noqa: E731
-    return [sum(before(i)) for i in range(len(stages))]
-
-
 def advance(state: TrainState, old: Stage, new: Stage) -> TrainState:
     """The first state of a stage from the last one of the stage before, which it uses up."""
     for x in jax.tree.leaves(state.opt_state):

@@ -101,6 +101,12 @@ def order_parts(cfg: Config, pipeline: Pipeline) -> dict[str, Any]:
     return json.loads(json.dumps(parts))  # as it will be read back
 
 
+def read_before(manifest: dict[str, Any]) -> dict[str, int]:
+    """How many pairs of each data set, by fingerprint, the steps up to a checkpoint have read."""
+    own = {manifest["order"]["data set"]: manifest["position"]}
+    return manifest.get("read", own)  # older checkpoints have only those of their stage
+
+
 def check_same_order(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses a resume that would lose or repeat samples, naming the difference."""
     changed = [f"{k}: was {saved.get(k)!r}, now {now[k]!r}" for k in now if saved.get(k) != now[k]]

@@ -1,15 +1,25 @@
-"""Tokenizers of fine-tuned models: ids are those that their weights know."""
+"""What stages read: pixels are decoded once; tokenizers whose ids the weights know."""
 
+import collections
+import dataclasses
+import gc
 import io
+import weakref
 
+import numpy as np
 import pytest
 import sentencepiece as spm
 
-from clip_jax.config.load import load
+import tiny
+from clip_jax.config.load import checked, load
 from clip_jax.config.presets import MODELS
+from clip_jax.config.schema import StageConfig
+from clip_jax.config.stages import expand
+from clip_jax.data import pipeline
 from clip_jax.errors import UserError
 from clip_jax.interop import read
-from clip_jax.train.inputs import make_tokenizer
+from clip_jax.train.inputs import Inputs, make_tokenizer
+from clip_jax.train.stages import Stage
 
 pytestmark = pytest.mark.core
 CAPTIONS = [f"a {size} {colour} square" for size in ("small", "large") for colour in ("red", "tan")]
@@ -82,3 +92,49 @@ def test_worldwide(name, words, row, tmp_path):
 def test_without_its_file(name):
     with pytest.raises(UserError, match=r"config.tokenizer.path: is empty; give the path of"):
         make_tokenizer(config(name, ""), (), None)
+
+
+def test_stages_share_decoded_pixels_and_no_resized_ones(tmp_path, monkeypatch):
+    """Each image is decoded once for all stages with its data, and seen in each at its own size."""
+    folders = [str(tiny.write_folder(tmp_path / name, 16)) for name in "ab"]
+    for i in range(16):  # other pixels under the same numbers
+        (tmp_path / "b" / f"{i:04d}.png").write_bytes(tiny.png(100 + i, (0, 0, 255)))
+    changes = {
+        "small": (),
+        "large": ("model.image.size=24",),
+        "cut": ("data.crop_scale=(0.5,1.0)",),
+        "other": (f"data.train.paths={folders[1]}",),
+    }
+    named = tuple(StageConfig(k, ("num_steps=4", *v)) for k, v in changes.items())
+    cfg = tiny.config(folders[0], stages=named)
+    cfg = checked(dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, cache=True)))
+    parts = [
+        Stage(x.name, x.cfg, x.first, x.last, None, i, len(named))
+        for i, x in enumerate(expand(cfg))
+    ]
+    decoded: collections.Counter[bytes] = collections.Counter()
+    plain = pipeline.decode_image
+
+    def decode(data, channels):
+        decoded[data] += 1
+        return plain(data, channels)
+
+    monkeypatch.setattr(pipeline, "decode_image", decode)
+    data = Inputs(str(tmp_path), None)
+    data.open(parts[:2])
+    data.open(parts[2:])  # as a restart does, in turn
+    where = np.arange(16)
+    got = {s.name: data.pipelines[s.index].examples(where, where).arrays for s in parts}
+    assert set(decoded.values()) == {1} and len(decoded) == 32
+    for stage in parts:
+        uncached = dataclasses.replace(stage.cfg.data, cache=False)
+        fresh = dataclasses.replace(data.pipelines[stage.index], data=uncached, kept={})
+        side = stage.cfg.model.image.size
+        assert got[stage.name]["image"].shape == (16, side, side, 3)
+        want = fresh.examples(where, where).arrays
+        np.testing.assert_array_equal(got[stage.name]["image"], want["image"], stage.name)
+    other = weakref.ref(data.pipelines[3].source)
+    del fresh
+    data.close(parts[3])
+    gc.collect()
+    assert other() is None

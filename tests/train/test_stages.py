@@ -18,7 +18,7 @@ from clip_jax.errors import Stop, UserError
 from clip_jax.interop.table import leaves
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.models import posemb
-from clip_jax.train import loop, stages
+from clip_jax.train import inputs, loop, stages
 from clip_jax.train.state import init_state
 
 LAST = 9
@@ -56,6 +56,19 @@ def config(folders, **changes):
     return checked(cfg)
 
 
+def opened(patch):
+    """A list that fills with the folder of each training set that is opened."""
+    found, plain = [], inputs.open_source
+
+    def spy(cfg, **more):
+        if "limit" in more:  # not the test split
+            found.append(cfg.paths[0])
+        return plain(cfg, **more)
+
+    patch.setattr(inputs, "open_source", spy)
+    return found
+
+
 @pytest.fixture(scope="module")
 def whole(folders, tmp_path_factory):
     """An uninterrupted run: (workdir, what it read: fingerprint -> positions in order)."""
@@ -68,7 +81,9 @@ def whole(folders, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pipeline, "examples", spy)
+        found = opened(patch)
         clip_jax.pretrain(config(folders), str(workdir))
+    assert found == [str(x) for x in folders]  # all at the start, once for stages that share them
     return workdir, read
 
 
@@ -109,13 +124,45 @@ def test_unusable_pairs_are_counted_through_all_stages(whole):
 @pytest.mark.parametrize(
     "step", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow), 7]
 )
-def test_a_run_that_was_killed_goes_on_bit_by_bit(whole, folders, step, tmp_path):
-    run = shutil.copytree(whole[0], tmp_path / "run")
-    for later in range(step + 1, LAST + 1):
-        shutil.rmtree(run / "checkpoints" / str(later))
+def test_a_run_that_was_killed_goes_on_bit_by_bit(whole, folders, step, tmp_path, monkeypatch):
+    """It opens the data of its stage, and of later ones in turn."""
+    run, found = cut(whole, step, tmp_path), opened(monkeypatch)
     clip_jax.pretrain(config(folders), str(run))
     assert losses(run) == losses(whole[0])
     assert saved(run) == saved(whole[0])
+    first, other = map(str, folders)
+    assert found == ([other, first] if step == 7 else [first, other, first])
+
+
+def test_data_of_a_stage_that_is_over_may_be_gone(whole, folders, tmp_path):
+    """At a restart; the first start looks for all before its first step."""
+    run, other = cut(whole, 8, tmp_path), folders[1]
+    away = other.rename(other.with_name("away"))
+    try:
+        clip_jax.pretrain(config(folders), str(run))
+        with pytest.raises(UserError, match=str(other)):
+            clip_jax.pretrain(config(folders), str(tmp_path / "new"))
+    finally:
+        away.rename(other)
+    assert saved(run) == saved(whole[0])  # also where its last stage goes on in the other data
+    assert read_metrics(str(tmp_path / "new")) == []
+
+
+def test_captions_that_the_end_wants_are_of_all_stages(whole, folders, tmp_path, monkeypatch):
+    run, found = cut(whole, 8, tmp_path), opened(monkeypatch)
+    cfg = config(folders)
+    tasks = tuple(dataclasses.replace(t, distractors=True) for t in cfg.eval.tasks)
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, tasks=tasks))
+    clip_jax.pretrain(cfg, str(run))
+    assert found == [str(x) for x in folders]
+
+
+def cut(whole, step, tmp_path):
+    """A copy of the run as if it had been killed after `step`."""
+    run = shutil.copytree(whole[0], tmp_path / "run")
+    for later in range(step + 1, LAST + 1):
+        shutil.rmtree(run / "checkpoints" / str(later))
+    return run
 
 
 def test_a_damaged_first_checkpoint_of_a_stage_falls_back_to_the_stage_before(

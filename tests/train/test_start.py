@@ -7,7 +7,7 @@ import pytest
 import tiny
 from clip_jax.config.schema import StageConfig
 from clip_jax.errors import UserError
-from clip_jax.train.start import check_length, check_same_run
+from clip_jax.train.start import check_length, check_same_run, read_before
 
 pytestmark = pytest.mark.core
 
@@ -74,3 +74,9 @@ def test_a_run_is_not_shortened_below_its_checkpoint():
     check_length(600, 600)
     with pytest.raises(UserError, match="config.num_steps: the checkpoint .* is of step 1,000,"):
         check_length(600, 1000)
+
+
+def test_what_older_checkpoints_say_of_their_data():
+    manifest = {"order": {"data set": "pairs"}, "position": 48}
+    assert read_before(manifest) == {"pairs": 48}
+    assert read_before({**manifest, "read": {"others": 16, "pairs": 48}})["others"] == 16

@@ -3,6 +3,7 @@
 Costs: opening reads indexes, never images; see each kind for its memory and its rates.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -88,9 +89,14 @@ def open_source(cfg: SplitConfig, *, index_dir: str, limit: int = 0) -> Source:
 
 
 def counter(workdir: str) -> Callable[[Config], int]:
-    """Counts the training pairs of a config, as a run in `workdir` finds them."""
+    """Counts the training pairs of a config, once for all that share them, as a run finds them."""
     where = index_dir(workdir) if workdir else ""
-    return lambda cfg: len(open_source(cfg.data.train, index_dir=where, limit=cfg.data.limit))
+
+    @functools.cache
+    def size(train: SplitConfig, limit: int) -> int:
+        return len(open_source(train, index_dir=where, limit=limit))
+
+    return lambda cfg: size(cfg.data.train, cfg.data.limit)
 
 
 def all_captions(source: Source) -> Iterator[str]:
