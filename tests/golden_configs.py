@@ -4,18 +4,25 @@
 
 writes the files anew; `tests/config/test_recipes.py` compares. A file has, stage by stage, the
 fields that are not the schema's defaults (those stand in `defaults.txt`), the learning rate at
-chosen steps, and every parameter: shape, decay, factor of its rate. Later stages list what changed.
+chosen steps, and every parameter: shape, start, decay, factor of its rate. A start is "~" and the
+standard deviation of what is drawn, or "=" and a constant. Later stages list what changed.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import pathlib
 import re
 import sys
+import types
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
+import flax.linen as nn
 import jax
+import numpy as np
 
 from clip_jax.config import stages
 from clip_jax.config.codec import flatten
@@ -33,6 +40,7 @@ ANY_MODEL = {  # of recipes that take all of MODELS: one of each family
     "clip": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP"),
     "finetune": ("ViT-B-32", "RN50", "ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "ViT-L-14-worldwide"),
 }
+WORDS = {"glyphs": ("", "quick", "tune")}  # in no table; shown as changes of the first
 TABLES = ("RATES", "RUNS", "SCALES", "MODELS")  # where recipes have their variants
 
 
@@ -45,8 +53,8 @@ def names() -> list[str]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         tables = [t for x in TABLES if (t := getattr(module, x, None)) and t is not MODELS]
-        variants = ANY_MODEL.get(path.stem) or (tuple(tables[0]) if tables else ())
-        found += [f"{path.stem}:{x}" for x in variants] or [path.stem]
+        variants = {**ANY_MODEL, **WORDS}.get(path.stem) or (tuple(tables[0]) if tables else ("",))
+        found += [f"{path.stem}:{x}" if x else path.stem for x in variants]
     return found
 
 
@@ -72,7 +80,11 @@ def defaults() -> str:
 
 def text(name: str) -> str:
     """What stands in the file of a recipe."""
+    recipe, _, word = name.partition(":")
     before, parts = _Shown(flatten(Config()), []), []
+    if word and word in WORDS.get(recipe, ()):
+        plain = config(recipe)
+        before = _Shown(flatten(plain), _parameters(plain))
     for stage in stages.expand(config(name)):
         now = _Shown(flatten(stage.cfg), _parameters(stage.cfg))
         parts.append(_block(stage, now, before))
@@ -91,7 +103,7 @@ def _block(stage: stages.Stage, now: _Shown, before: _Shown) -> str:
     changed = {p: v for p, v in now.fields.items() if before.fields.get(p, ...) != v}
     lines += [f"{p} = {v!r}" for p, v in sorted(changed.items())]
     lines += ["", "# step: learning rate", *_rates_at(stage.cfg)]
-    lines += ["", "# parameter: shape, decay, factor of the learning rate"]
+    lines += ["", "# parameter: shape, start, decay, factor of the learning rate"]
     lines += [x for x in now.parameters if x not in before.parameters]
     return "\n".join(lines) + "\n"
 
@@ -109,19 +121,21 @@ def _parameters(cfg: Config) -> list[str]:
     params = shapes(cfg.model)
     decays, factors = leaves(decay_mask(cfg.optim.decay, params)), leaves(rates(cfg.optim, params))
     moves = leaves(moving(cfg.optim, params))
+    begin = starts(cfg.model)
     found: dict[tuple[str, str], list[str]] = {}
     for name, x in leaves(params).items():
         shape = " x ".join(map(str, x.shape)) or "()"
-        rest = f"{'decay' if decays[name] else '-'}, {_factor(factors[name])}"
+        rest = f"{begin[name]}, {'decay' if decays[name] else '-'}, {_factor(factors[name])}"
         group = re.sub(r"\d+|(?<=attn/)[qkv](?=/)", "*", name)
-        key = (group, f"{shape}, {rest if moves[name] else 'frozen'}")
+        key = (group, f"{shape}, {rest if moves[name] else f'{begin[name]}, frozen'}")
         found.setdefault(key, []).append(name)
     total = sum(x.size for x in leaves(params).values())
+    dtypes = ", ".join(sorted({str(x.dtype) for x in leaves(params).values()}))
     lines = [
         f"{group} ({len(members)}): {line}" if len(members) > 1 else f"{members[0]}: {line}"
         for (group, line), members in found.items()
     ]
-    return [*lines, f"all: {total:,}"]
+    return [*lines, f"all: {total:,} of {dtypes}"]
 
 
 def _factor(x: Any) -> str:
@@ -130,22 +144,82 @@ def _factor(x: Any) -> str:
 
 def shapes(model: ModelConfig) -> Any:
     """Those of a model's parameters; traced once for all that have the same."""
-    return _traced(
-        dataclasses.replace(
-            model,
-            image=dataclasses.replace(
-                model.image, activation="gelu", patch_dropout=0.0, mean=(), std=(), ln_eps=1e-5
-            ),
-            text=dataclasses.replace(model.text, activation="gelu", eos_id=1, pad_id=0),
-            logit_scale_init=0.0,
-            dtype="float32",
-        )
+    return _traced(_plain(model))[0]
+
+
+def starts(model: ModelConfig) -> dict[str, str]:
+    """How each parameter of a model starts, by path."""
+    logit = {k: f"={getattr(model, f'logit_{k}_init'):g}" for k in ("scale", "bias")}
+    return {**_traced(_plain(model))[1], **{f"logit/{k}": v for k, v in logit.items()}}
+
+
+def _plain(model: ModelConfig) -> ModelConfig:
+    """Without what changes neither shapes nor starts."""
+    return dataclasses.replace(
+        model,
+        image=dataclasses.replace(
+            model.image, activation="gelu", patch_dropout=0.0, mean=(), std=(), ln_eps=1e-5
+        ),
+        text=dataclasses.replace(model.text, activation="gelu", eos_id=1, pad_id=0),
+        logit_scale_init=0.0,
     )
 
 
 @functools.cache
-def _traced(model: ModelConfig) -> Any:
-    return jax.eval_shape(dual.build(model).init, jax.random.key(0))[0]
+def _traced(model: ModelConfig) -> tuple[Any, dict[str, str]]:
+    """Shapes of the parameters, and their starts, for which two numbers of each are drawn."""
+    found: dict[str, str] = {}
+    side, param, tower = "", nn.Module.param, dual.DualEncoder._tower
+
+    def noted_tower(self: Any, name: str) -> Any:
+        nonlocal side
+        side = name
+        return tower(self, name)
+
+    def noted_param(self: Any, name: str, init: Any, *args: Any, **more: Any) -> Any:
+        with jax.ensure_compile_time_eval(), _two_draws():
+            draws = np.asarray(init(None, *args))
+        low, high = draws.min(), draws.max()
+        assert low == high or np.isclose(low, -high), (name, low, high)
+        path = "/".join([side, *self.path, name])
+        found[path] = f"={low:.3g}" if low == high else f"~{high:.3g}"
+        return param(self, name, init, *args, **more)
+
+    built = dual.build(model)
+    init = functools.partial(type(built).init.__wrapped__, built)  # its cache knows no draws
+    with (
+        mock.patch.object(nn.Module, "param", noted_param),
+        mock.patch.object(dual.DualEncoder, "_tower", noted_tower),
+    ):
+        return jax.eval_shape(init, jax.random.key(0))[0], found
+
+
+@contextlib.contextmanager
+def _two_draws() -> Iterator[None]:
+    """Initializers get two numbers, one standard deviation off the mean, for all random ones."""
+    draws = types.SimpleNamespace(
+        uniform=_uniform, normal=_normal, truncated_normal=_truncated_normal
+    )
+    with (
+        mock.patch.object(jax.random, "uniform", _uniform),
+        mock.patch.dict(jax.nn.initializers.normal.__globals__, random=draws),
+    ):
+        yield
+
+
+def _normal(key: Any, shape: Any, dtype: Any = None, **more: Any) -> Any:
+    return np.array([-1.0, 1.0])
+
+
+def _truncated_normal(key: Any, low: int, high: int, shape: Any, dtype: Any, **more: Any) -> Any:
+    assert (low, high) == (-2, 2)
+    return np.array([-1.0, 1.0]) * 0.8796256610342398
+
+
+def _uniform(
+    key: Any, shape: Any, dtype: Any = None, low: float = 0.0, high: float = 1.0, **more: Any
+) -> Any:
+    return (low + high) / 2 + np.array([-1.0, 1.0]) * (high - low) / 12**0.5
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 
 import golden_configs
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ import tiny
 from clip_jax.config import stages
 from clip_jax.config.load import load, recipe_folders
 from clip_jax.interop.table import leaves
+from clip_jax.models import dual
 from clip_jax.train.groups import decay_mask, moving
 from clip_jax.train.schedule import make_schedule
 
@@ -139,6 +141,22 @@ def test_every_recipe_has_its_check_of_data(name):
 def test_what_each_recipe_resolves_to(name):
     """Fields, rates of learning and parameters are those that are stored: a change is a diff."""
     differ(golden_configs.path(name), golden_configs.text(name))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("style", ["open_clip", "big_vision"])
+def test_starts_are_those_that_are_drawn(style):
+    model = dataclasses.replace(config("glyphs").model, init=style)
+    starts = golden_configs.starts(model)
+    drawn = leaves(dual.build(model).init(jax.random.key(0))[0])
+    for path, x in drawn.items():
+        kind, number = starts[path][0], float(starts[path][1:])
+        if kind == "=":
+            np.testing.assert_allclose(x, number, rtol=1e-5, err_msg=path)
+        else:  # of n draws, one in sqrt(2 n)
+            spread = 5 / math.sqrt(2 * x.size) + 0.01
+            assert np.std(x) == pytest.approx(number, rel=spread), path
+    assert len(drawn) > 30
 
 
 @pytest.mark.core
