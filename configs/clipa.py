@@ -9,8 +9,11 @@ model_h/unmask_tuning_{224_scheduleX4,336_scheduleX1} of UCSC-VLAA/CLIPA. ImageN
 after each stage stands beside it.
 
 Uncertain: the number of pairs in an epoch of LAION-400M (400 million here; b16 counts 7 epochs).
-Different here: version 2 also changes colours and keeps nouns first in texts of 8 tokens; neither
-is built. An optimizer starts afresh in every stage there, too.
+Different here: all of version 2 also changes colours (simclr_jitter_gray(0.4)), and its `pretrain`
+cuts texts to their nouns, then adjectives and verbs (noun_tokenize), evaluated so too; neither is
+built. Crops are drawn by torchvision's rule, there by TensorFlow's. Image blocks start as
+OpenCLIP's, there by Xavier's rule with biases and class token of 0. An optimizer starts afresh in
+every stage there, too.
 """
 
 from clip_jax.config.base import published
@@ -77,9 +80,12 @@ def get_config(arg: str = "b16"):
     c.model.image.posemb = "sincos2d"
     if name == "b16":
         c.model.image.pool = "cls"
+        c.model.image.resize = "shortest"  # pp_img of its evaluation; squashed in version 2
     c.model.text.eos_id, c.model.text.pad_id = 102, 0  # of bert-base-uncased
-    c.tokenizer.kind, c.tokenizer.keep_eos = "wordpiece", False
+    c.tokenizer.kind = "wordpiece"
+    c.tokenizer.keep_eos = c.tokenizer.sticky_eos = False  # pieces to the end: transforms/bert_ops
     c.data.crop_scale = (0.4, 1.0)
+    c.data.crop_ratio = (0.75, 1.33)  # TensorFlow's, which inception_crop leaves as it is
     c.stages = STAGES[name]
     o = c.optim
     o.b1, o.b2, o.eps, o.schedule = 0.9, 0.95, 1e-8, "cosine"

@@ -35,7 +35,8 @@ def get_config(arg: str = "l16"):
     image.ln_eps = text.ln_eps = 1e-6
     text.context, text.vocab_size, text.causal, text.pool = 32, 30_523, False, "first"
     text.eos_id, text.pad_id = 102, 0  # of bert-base-uncased
-    c.tokenizer.kind, c.tokenizer.keep_eos = "wordpiece", False
+    c.tokenizer.kind = "wordpiece"
+    c.tokenizer.keep_eos = c.tokenizer.sticky_eos = False  # pieces to the end: input_pipeline_laion
     c.data.crop_scale, c.data.flip = (0.5, 1.0), True
     c.batch_size = 65_536
     o = c.optim
