@@ -6,6 +6,7 @@ named once, one that hangs is left behind, and the run goes on without the numbe
 
 import contextlib
 import importlib
+import os
 import queue
 import threading
 import time
@@ -42,6 +43,8 @@ class TensorBoard:
 
     def write(self, step: int, values: Mapping[str, float | int]) -> None:
         """Adds one scalar for each name."""
+        if not os.path.isdir(self._local):  # its open file would take them, and nobody find them
+            raise FileNotFoundError(f"{self._local} was removed")
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -129,6 +132,7 @@ class Apart:
     def __init__(self, name: str, tracker: Writer, say: Callable[[str], None]):
         self._name, self._tracker, self._say = name, tracker, say
         self._failed = False
+        self._step: int | None = None  # that it writes just now
         self._lines: queue.Queue[tuple[int, dict[str, float | int]] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
@@ -148,14 +152,17 @@ class Apart:
         except queue.Full:
             pass
         if self._thread.is_alive():
-            self._misses("at its end", f"does not end within {CLOSE_S:.0f} s")
+            when = "at its end" if (step := self._step) is None else f"from step {step} on"
+            self._misses(when, f"does not end within {CLOSE_S:.0f} s")
 
     def _work(self) -> None:
         while line := self._lines.get():
+            self._step = line[0]
             try:
                 self._tracker.write(*line)
             except Exception as e:  # whatever an outage looks like
                 self._misses(f"from step {line[0]} on", _one_line(e))
+        self._step = None
         try:
             self._tracker.close()
         except Exception as e:

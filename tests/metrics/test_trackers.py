@@ -1,14 +1,17 @@
 """Metrics in TensorBoard and Weights & Biases, read back; and trackers that fail."""
 
 import json
+import shutil
 import sys
 import threading
 import time
+import types
 import uuid
 
 import fsspec
 import numpy as np
 import pytest
+import tensorboardX
 
 import clip_jax
 import tiny
@@ -72,17 +75,17 @@ def test_a_tracker_that_hangs_holds_nothing_up(monkeypatch):
     ]
 
 
-def test_an_end_that_hangs_is_said(monkeypatch):
-    class Hung(Kept):
-        def close(self):
-            threading.Event().wait()
-
-    said = []
-    monkeypatch.setitem(trackers.TRACKERS, "hung", lambda *args: Hung())
-    monkeypatch.setattr(trackers, "CLOSE_S", 0.05)
-    with_trackers(Kept(), ["hung"], None, "/w", 0, said.append).close()
+@pytest.mark.parametrize(("where", "when"), [("close", "at its end"), ("write", "from step 7 on")])
+def test_what_hangs_until_the_end_is_said(where, when, monkeypatch):
+    said, tracker = [], Kept()
+    monkeypatch.setattr(tracker, where, lambda *_: threading.Event().wait())
+    monkeypatch.setitem(trackers.TRACKERS, "hung", lambda *args: tracker)
+    monkeypatch.setattr(trackers, "CLOSE_S", 0.5)
+    writer = with_trackers(Kept(), ["hung"], None, "/w", 0, said.append)
+    writer.write(7, {})
+    writer.close()
     assert said == [
-        "hung: misses metrics at its end (does not end within 0 s); metrics.jsonl has them all"
+        f"hung: misses metrics {when} (does not end within 0 s); metrics.jsonl has them all"
     ]
 
 
@@ -185,3 +188,72 @@ def test_a_run_with_both(tmp_path, monkeypatch, capsys):
     assert any(p.suffix == ".wandb" and p.stat().st_size > 1000 for p in offline.iterdir())
     assert "misses metrics" not in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["log"]["writers"]
+
+
+def fake_wandb(monkeypatch, log):
+    """A module `wandb` whose log(values) is given, and whose finish() fails."""
+    made = types.ModuleType("wandb")
+
+    def finish():
+        raise ConnectionError("still no route")
+
+    run = types.SimpleNamespace(log=log, finish=finish, define_metric=lambda *a, **k: None)
+    made.__dict__["init"] = lambda **_: run
+    monkeypatch.setitem(sys.modules, "wandb", made)
+
+
+def outage(tmp_path, capsys):
+    """What a run with both trackers says of them, and its lines; eight steps."""
+    folder, run = tiny.write_folder(tmp_path / "pairs"), tmp_path / "run"
+    log = LogConfig(every=1, writers=("tensorboard", "wandb"))
+    clip_jax.pretrain(tiny.config(folder, log=log), str(run))
+    lines = read_metrics(str(run))
+    assert [x["step"] for x in lines if "loss" in x] == list(range(1, 9))
+    assert "eval/colours/top1" in lines[-1] and (run / "report.html").exists()
+    return [x for x in capsys.readouterr().out.splitlines() if "misses metrics" in x]
+
+
+@pytest.mark.slow
+def test_a_run_whose_trackers_fail_in_the_middle(tmp_path, monkeypatch, capsys):
+    def log(values):
+        if values["step"] >= 3:
+            raise ConnectionError("no route")
+
+    def add_scalar(self, name, value, step):
+        if step >= 3:
+            raise OSError(28, "No space left on device")
+
+    fake_wandb(monkeypatch, log)
+    monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", add_scalar)
+    assert sorted(outage(tmp_path, capsys)) == [
+        "tensorboard: misses metrics from step 3 on ([Errno 28] No space left on device); "
+        "metrics.jsonl has them all",
+        "wandb: misses metrics from step 3 on (no route); metrics.jsonl has them all",
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_whose_trackers_hang_or_lose_their_files(tmp_path, monkeypatch, capsys):
+    """No step waits; the one that hangs is told at the end."""
+    plain = trackers.TensorBoard.write
+
+    def log(values):
+        if values["step"] >= 3:
+            threading.Event().wait()
+
+    events = tmp_path / "run" / "tensorboard"
+
+    def write(self, step, values):
+        if step == 3:
+            shutil.rmtree(events)
+        plain(self, step, values)
+
+    fake_wandb(monkeypatch, log)
+    monkeypatch.setattr(trackers.TensorBoard, "write", write)
+    monkeypatch.setattr(trackers, "CLOSE_S", 1.0)
+    assert sorted(outage(tmp_path, capsys)) == [
+        f"tensorboard: misses metrics from step 3 on ({events} was removed); "
+        "metrics.jsonl has them all",
+        "wandb: misses metrics from step 3 on (does not end within 1 s); "
+        "metrics.jsonl has them all",
+    ]
