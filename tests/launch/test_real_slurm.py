@@ -3,6 +3,7 @@
 Needs Debian's slurm-wlm and munge, and root: `.ci/run` installs them where it can.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -75,7 +76,14 @@ def wait_for(what, seconds, folder):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A cluster of this machine alone; calls a command of Slurm and gives what it prints."""
+    """A cluster of this machine alone."""
+    with cluster(tmp_path) as call:
+        yield call
+
+
+@contextlib.contextmanager
+def cluster(tmp_path):
+    """Calls a command of Slurm and gives what it prints; leaves no process behind."""
     folder = tmp_path / "slurm"
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
@@ -121,10 +129,44 @@ def slurm(tmp_path):
         call.folder = folder
         yield call
     finally:
+        if len(children) == len(daemons):
+            end(environment)
         for child in reversed(children):
             child.terminate()
         for child in children:
             child.wait(timeout=30)
+
+
+def end(environment):
+    """Cancels all jobs of the cluster, and waits for their processes: daemons leave those alone."""
+
+    def jobs():
+        done = subprocess.run(["squeue", "-h"], env=environment, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    until = time.monotonic() + 60
+    while jobs() and time.monotonic() < until:
+        subprocess.run(["scancel", "--user=root"], env=environment, capture_output=True)
+        time.sleep(0.5)
+
+
+def test_a_failed_test_leaves_no_process_behind(tmp_path):
+    """Its job would go on without the cluster, and slurmstepd with it."""
+    with pytest.raises(ZeroDivisionError), cluster(tmp_path) as slurm:
+        slurm("sbatch", "--wrap=sleep 3000")
+        wait_for(lambda: "slurmstepd" in processes(tmp_path), 60, slurm.folder)
+        raise ZeroDivisionError
+    assert processes(tmp_path) == []
+
+
+def processes(folder):
+    """Names of those that know the cluster in `folder`."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone
+            if f"SLURM_CONF={folder}/".encode() in (process / "environ").read_bytes():
+                found.append((process / "comm").read_text().strip())
+    return found
 
 
 def test_two_tasks_are_preempted_requeued_and_go_on(slurm, tmp_path):
