@@ -89,7 +89,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _told(out: str, done: "Summary") -> str:
-    lines = [f"{out}: {done.num_rows:,} rows in {done.num_parts:,} parts"]
+    parts = "part" if done.num_parts == 1 else "parts"
+    lines = [f"{out}: {done.num_rows:,} rows in {done.num_parts:,} {parts}"]
     if done.stood:
         lines[0] += f", {done.stood:,} of them from before"
     if done.errors:
