@@ -12,7 +12,6 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +22,7 @@ from clip_jax.checkpoint.lock import WorkdirLock, hold
 from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.schema import Config
 from clip_jax.config.stages import at
-from clip_jax.config.stored import read_config, write_config
+from clip_jax.config.stored import read_config
 from clip_jax.data.feed import feed, host_rows
 from clip_jax.data.pipeline import Pipeline
 from clip_jax.data.sources import Source, all_captions
@@ -34,19 +33,10 @@ from clip_jax.inference.api import Model
 from clip_jax.inference.load import TOKENIZER_FILE
 from clip_jax.metrics import trackers
 from clip_jax.metrics.goodput import Ledger
-from clip_jax.metrics.trackers import with_trackers
-from clip_jax.metrics.writers import (
-    JsonlWriter,
-    LiveLine,
-    NoWriter,
-    Writer,
-    drop_after,
-    read_metrics,
-)
+from clip_jax.metrics.writers import LiveLine, NoWriter, Writer, read_metrics
 from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
 from clip_jax.sharding.rules import large_copies
-from clip_jax.tokenizers import Tokenizer
 from clip_jax.train import agreement, failures, inputs, program, stages, start, summary, warm
 from clip_jax.train import table as parameter_table
 from clip_jax.train.compiler import use_cache
@@ -54,12 +44,11 @@ from clip_jax.train.compiling import Compiling
 from clip_jax.train.log import Log
 from clip_jax.train.profile import Profile
 from clip_jax.train.signals import Signals
-from clip_jax.train.state import TrainState, init_state
+from clip_jax.train.state import TrainState, from_items, init_state, to_items
 from clip_jax.train.watchdog import Watchdog
 
 REPORT_S = 60.0  # a running job writes its report at most this often
 REPORT_SHARE = 50  # and spends at most one part in so many on it: metrics in a bucket take long
-LAYOUT = ("params", "stats", "opt_state", "ema")  # a checkpoint item each; the rest is "rest"
 
 
 def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainState:
@@ -94,14 +83,15 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 processes.together(functools.partial(compiling.begin, following))
         else:
             processes.together(lambda: warm.check(parts[0].cfg))
-        abstract = lambda step: _items(at(parts, step).prog.abstract)  # noqa: E731
+        abstract = lambda step: to_items(at(parts, step).prog.abstract)  # noqa: E731
         restored = start.restore(checkpoints, abstract, line.say)
         stored = restored.extra_files[TOKENIZER_FILE] if restored else None
         data = inputs.Inputs(workdir, stored)
         data.open(inputs.at_once(cfg, parts, restored.step if restored else None))
         test, tokenizer = data.test, data.tokenizer
         if restored:
-            stage, first, state = at(parts, restored.step), restored.step, _state(restored.items)
+            stage, first = at(parts, restored.step), restored.step
+            state = from_items(restored.items)
             start.check_length(parts[-1].last, first)
             if stage.index in data.orders:
                 start.check_same_order(restored.manifest["order"], data.orders[stage.index])
@@ -114,11 +104,13 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 state, lines = warm.warmed(stage.cfg, state, tokenizer)
             for text in lines:
                 line.say(text)
-        processes.on_lead(lambda: describe(cfg, workdir, tokenizer))
+        processes.on_lead(lambda: start.describe(cfg, workdir, tokenizer))
         profile = processes.together(lambda: Profile(cfg.log.profile, workdir, line.say))
         stack.callback(profile.close)
         kept = first if restored else -1  # metrics of step 0 may be those of another start
-        writer = processes.on_lead(lambda: open_writer(cfg, workdir, kept, line.say)) or NoWriter()
+        writer = (
+            processes.on_lead(lambda: start.open_writer(cfg, workdir, kept, line.say)) or NoWriter()
+        )
         stack.callback(writer.close)
         ledger.started()
         began, skipped = first, 0
@@ -299,7 +291,7 @@ class Job:
         manifest = {"position": position, "order": self.order, "batch_size": self.cfg.batch_size}
         manifest["read"] = self.read_until(position)
         extra = {TOKENIZER_FILE: self.pipeline.tokenizer.to_bytes()}
-        self.checkpoints.save(step, _items(state), manifest, extra_files=extra)
+        self.checkpoints.save(step, to_items(state), manifest, extra_files=extra)
 
     def stop(self, step: int) -> None:
         """Leaves in good order after a signal."""
@@ -372,43 +364,7 @@ class Job:
         print(f"{summary.time_line(metrics)}; report: {path}", flush=True)
 
 
-def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:
-    """Writes what the run is."""
-    write_config(workdir, cfg)
-    files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
-
-
-def open_writer(cfg: Config, workdir: str, kept: int, say: Callable[[str], None]) -> Writer:
-    """Of the metrics after step `kept`; -1: of all. A finished run opens no tracker."""
-    if kept < cfg.num_steps:
-        main = JsonlWriter(workdir, clear(workdir, kept))
-        return with_trackers(main, cfg.log.writers, cfg, workdir, max(kept, 0), say)
-    return JsonlWriter(workdir, max(drop_after(workdir, kept) - 1, 1))
-
-
-def clear(workdir: str, kept: int) -> int:
-    """Removes what a longer or killed attempt left after step `kept`; number of this one."""
-    files.remove(files.join(workdir, "report.html"))
-    return drop_after(workdir, kept)
-
-
 def _close(checkpoints: Checkpoints, kind: type[BaseException] | None, *error: object) -> None:
     """Ends saving in order, unless this process fails alone: the others would not join in."""
     if jax.process_count() == 1 or kind is None or issubclass(kind, Stop | processes.Shared):
         checkpoints.close()
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    items = {k: fields.pop(k) for k in LAYOUT}
-    return {**items, "rest": fields}
-
-
-def _state(items: dict[str, Any]) -> TrainState:
-    return TrainState(**{k: items[k] for k in LAYOUT}, **items["rest"])
-
-
-def _tokenizer_name(cfg: Config) -> str:
-    return {"sentencepiece": "tokenizer.model", "clip_bpe": "merges.txt"}.get(
-        cfg.tokenizer.kind, "tokenizer.bin"
-    )

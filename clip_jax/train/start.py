@@ -9,11 +9,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from clip_jax import files
 from clip_jax.checkpoint.manager import Checkpoints, Restored
 from clip_jax.config.codec import differences, flatten
 from clip_jax.config.schema import Config
+from clip_jax.config.stored import write_config
 from clip_jax.data.pipeline import Pipeline
 from clip_jax.errors import UserError
+from clip_jax.metrics.trackers import with_trackers
+from clip_jax.metrics.writers import JsonlWriter, Writer, drop_after
+from clip_jax.tokenizers import Tokenizer
 
 FREE = ("log", "eval", "checkpoint", "mesh", "compile", "name")
 FREE_FIELDS = (
@@ -132,3 +137,29 @@ def restore(
 def config_lines(cfg: Config) -> str:
     """Flat sorted `path = value` lines."""
     return "\n".join(f"{p} = {v!r}" for p, v in sorted(flatten(cfg).items()))
+
+
+def describe(cfg: Config, workdir: str, tokenizer: Tokenizer) -> None:
+    """Writes what the run is."""
+    write_config(workdir, cfg)
+    files.write_bytes(files.join(workdir, _tokenizer_name(cfg)), tokenizer.to_bytes())
+
+
+def open_writer(cfg: Config, workdir: str, kept: int, say: Callable[[str], None]) -> Writer:
+    """Of the metrics after step `kept`; -1: of all. A finished run opens no tracker."""
+    if kept < cfg.num_steps:
+        main = JsonlWriter(workdir, _clear(workdir, kept))
+        return with_trackers(main, cfg.log.writers, cfg, workdir, max(kept, 0), say)
+    return JsonlWriter(workdir, max(drop_after(workdir, kept) - 1, 1))
+
+
+def _clear(workdir: str, kept: int) -> int:
+    """Removes what a longer or killed attempt left after step `kept`; number of this one."""
+    files.remove(files.join(workdir, "report.html"))
+    return drop_after(workdir, kept)
+
+
+def _tokenizer_name(cfg: Config) -> str:
+    return {"sentencepiece": "tokenizer.model", "clip_bpe": "merges.txt"}.get(
+        cfg.tokenizer.kind, "tokenizer.bin"
+    )

@@ -13,6 +13,7 @@ from clip_jax.sharding.rules import shardings
 from clip_jax.train.groups import split
 
 Tree = Any
+LAYOUT = ("params", "stats", "opt_state", "ema")  # a checkpoint item each; the rest is "rest"
 
 
 @jax.tree_util.register_dataclass
@@ -86,3 +87,15 @@ def init_state(
     # The key is an argument: of a constant one, XLA would fold all the random numbers slowly.
     jitted = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract))
     return jitted(jax.random.key(seed))
+
+
+def to_items(state: TrainState) -> dict[str, Any]:
+    """The state as the items of a checkpoint."""
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    items = {k: fields.pop(k) for k in LAYOUT}
+    return {**items, "rest": fields}
+
+
+def from_items(items: dict[str, Any]) -> TrainState:
+    """The inverse of `to_items`."""
+    return TrainState(**{k: items[k] for k in LAYOUT}, **items["rest"])

@@ -13,6 +13,7 @@ from clip_jax.checkpoint.manager import Checkpoints
 from clip_jax.config.schema import MeshConfig
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.train import program
+from clip_jax.train.state import to_items
 
 MESHES = [(1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
 CFG = tiny.config("unused")
@@ -21,8 +22,7 @@ CFG = dataclasses.replace(CFG, optim=dataclasses.replace(CFG.optim, ema=0.5))
 
 @functools.cache
 def abstract(shape):
-    state = program.build(CFG, make_mesh(MeshConfig(*shape))).abstract
-    return {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return to_items(program.build(CFG, make_mesh(MeshConfig(*shape))).abstract)
 
 
 def filled(shapes):
