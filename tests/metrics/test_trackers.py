@@ -11,7 +11,6 @@ import uuid
 import fsspec
 import numpy as np
 import pytest
-import tensorboardX
 
 import clip_jax
 import tiny
@@ -224,7 +223,7 @@ def test_a_run_whose_trackers_fail_in_the_middle(tmp_path, monkeypatch, capsys):
             raise OSError(28, "No space left on device")
 
     fake_wandb(monkeypatch, log)
-    monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", add_scalar)
+    monkeypatch.setattr("tensorboardX.SummaryWriter.add_scalar", add_scalar)
     assert sorted(outage(tmp_path, capsys)) == [
         "tensorboard: misses metrics from step 3 on ([Errno 28] No space left on device); "
         "metrics.jsonl has them all",
