@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -19,10 +20,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = ("--config=my recipe.py", "--config.name=it's $HOME")
 TRIALS = [Trial(x * 4, {}, (*FLAGS, f"--config.seed={i}"), tiny.config("x")) for i, x in
           enumerate("abc")]  # fmt: skip
-# Says what it was called with, and does what `plan` says for the first line that fits.
+# Says what it was called with, and does what `plan` says for the first line that fits. A call is
+# recorded in one write: several run at once.
 STAND_IN = """#!/usr/bin/env bash
-printf '%s\\0' "$0" "$@" >>"$HERE/record"
-echo "<end>" >>"$HERE/record"
+printf -v call '%q ' "$0" "$@"
+printf '%s\\n' "$call" >>"$HERE/record"
 while IFS='|' read -r pattern command; do
   case "$*" in $pattern) eval "$command"; exit ;; esac
 done <"$HERE/plan"
@@ -52,9 +54,7 @@ def run(tmp_path):
             env={"PATH": path, "HERE": str(tmp_path), "ZONE": "z", "TYPE": "t", **more},
             cwd=tmp_path, capture_output=True, text=True,
         )  # fmt: skip
-        calls = [
-            x.split("\0")[:-1] for x in (tmp_path / "record").read_text().split("<end>\n") if x
-        ]
+        calls = [shlex.split(x) for x in (tmp_path / "record").read_text().splitlines()]
         return done, [[pathlib.Path(c[0]).name, *c[1:]] for c in calls]
 
     run.here = tmp_path
