@@ -41,7 +41,7 @@ class Tower(Protocol):
 # Each is called as (tower config, model config).
 TOWERS: dict[str, Callable[..., Tower]] = {
     "vit": lambda c, m: ViT(c, m.embed_dim, m.init, **_speed(c, m)),
-    "resnet": lambda c, m: ModifiedResNet(c, m.embed_dim, jnp.dtype(m.dtype)),
+    "resnet": lambda c, m: ModifiedResNet(c, m.embed_dim, jnp.dtype(m.dtype), m.remat),
     "transformer": lambda c, m: TextTransformer(c, m.embed_dim, m.init, **_speed(c, m)),
 }
 

@@ -5,6 +5,10 @@ h heads, k head dim, e embedding.
 A stem of three convolutions, average pools before each stride, attention instead of a mean at the
 end. Batch norms train on the whole global batch: under jit with a sharded batch a mean is global
 by itself, one small all-reduce each.
+
+`remat`, of the stem and of each bottleneck: none keeps activations; dots keeps results of
+convolutions, full inputs alone, offload what dots keeps, in the host's memory. The batch's
+moments are kept always, they are small and travel between devices.
 """
 
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from clip_jax.config.schema import ImageConfig
 from clip_jax.models.layers import uniform
@@ -19,6 +24,18 @@ from clip_jax.sharding.mesh import constrain
 
 MOMENTUM = 0.1  # share of the newest batch in the running statistics, as torch counts it
 EPSILON = 1e-5
+PRODUCT, MOMENTS = "product", "moments"  # names of values that a policy may keep
+REMAT: dict[str, Any] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT, MOMENTS),
+    "full": jax.checkpoint_policies.save_only_these_names(MOMENTS),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[MOMENTS],
+        names_which_can_be_offloaded=[PRODUCT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 
 class BatchNorm(nn.Module):
@@ -42,8 +59,9 @@ class BatchNorm(nn.Module):
         y = x.astype(jnp.float32)
         m, v = mean.value, var.value
         if train:
-            m = jnp.mean(y, axis=(0, 1, 2))
+            m = checkpoint_name(jnp.mean(y, axis=(0, 1, 2)), MOMENTS)
             v = jnp.mean(jnp.square(y - m[None, None, None]), axis=(0, 1, 2))
+            v = checkpoint_name(v, MOMENTS)
             n = x.size // c
             mean.value = (1 - MOMENTUM) * mean.value + MOMENTUM * m
             var.value = (1 - MOMENTUM) * var.value + MOMENTUM * v * (n / max(n - 1, 1))
@@ -53,15 +71,17 @@ class BatchNorm(nn.Module):
         return y.astype(x.dtype)
 
 
-def convolution(features: int, side: int, name: str, dtype: Any, stride: int = 1) -> nn.Conv:
-    """A convolution without bias, started as torch does."""
+def convolve(
+    x: jax.Array, features: int, side: int, name: str, dtype: Any, stride: int = 1
+) -> jax.Array:
+    """A convolution without bias, started as torch does: (b, y, x, c) -> (b, y', x', features)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], kind: Any = jnp.float32) -> jax.Array:
         fan_in = shape[0] * shape[1] * shape[2]
         return uniform(fan_in**-0.5)(key, shape, kind)
 
     pad = side // 2
-    return nn.Conv(
+    conv = nn.Conv(
         features,
         (side, side),
         strides=(stride, stride),
@@ -71,6 +91,7 @@ def convolution(features: int, side: int, name: str, dtype: Any, stride: int = 1
         dtype=dtype,
         name=name,
     )
+    return checkpoint_name(conv(x), PRODUCT)
 
 
 def average(x: jax.Array, side: int) -> jax.Array:
@@ -90,16 +111,15 @@ class Bottleneck(nn.Module):
         """(b, y, x, c) -> (b, y / stride, x / stride, 4 planes)."""
         x = constrain(x)
         shortcut = x
-        y = convolution(self.planes, 1, "conv1", self.dtype)(x)
+        y = convolve(x, self.planes, 1, "conv1", self.dtype)
         y = nn.relu(BatchNorm(name="bn1")(y, train))
-        y = convolution(self.planes, 3, "conv2", self.dtype)(y)
+        y = convolve(y, self.planes, 3, "conv2", self.dtype)
         y = average(nn.relu(BatchNorm(name="bn2")(y, train)), self.stride)
-        y = convolution(4 * self.planes, 1, "conv3", self.dtype)(y)
+        y = convolve(y, 4 * self.planes, 1, "conv3", self.dtype)
         y = BatchNorm(nn.initializers.zeros, name="bn3")(y, train)
         if self.stride > 1 or x.shape[-1] != 4 * self.planes:
-            shortcut = convolution(4 * self.planes, 1, "down_conv", self.dtype)(
-                average(x, self.stride)
-            )
+            shortcut = average(x, self.stride)
+            shortcut = convolve(shortcut, 4 * self.planes, 1, "down_conv", self.dtype)
             shortcut = BatchNorm(name="down_bn")(shortcut, train)
         return nn.relu(shortcut + y)
 
@@ -111,14 +131,32 @@ class Stage(nn.Module):
     planes: int
     stride: int
     dtype: Any
+    remat: str
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """(b, y, x, c) -> (b, y / stride, x / stride, 4 planes)."""
+        bottleneck = again(Bottleneck, self.remat)
         for i in range(self.blocks):
             stride = self.stride if i == 0 else 1
-            x = Bottleneck(self.planes, stride, self.dtype, name=f"block{i}")(x, train)
+            x = bottleneck(self.planes, stride, self.dtype, name=f"block{i}")(x, train)
         return x
+
+
+def stem(tower: "ModifiedResNet", x: jax.Array, train: bool) -> jax.Array:
+    """Three convolutions, the first of stride 2, and a pool: (b, y, x, c) -> (b, y/4, x/4, w)."""
+    w, dtype = tower.cfg.width, tower.dtype
+    for i, (features, stride) in enumerate(((w // 2, 2), (w // 2, 1), (w, 1)), 1):
+        x = convolve(x, features, 3, f"conv{i}", dtype, stride)
+        x = nn.relu(BatchNorm(name=f"bn{i}")(x, train))
+    return average(x, 2)
+
+
+def again(part: Any, remat: str) -> Any:
+    """A part called with (x, train), whose activations are computed again as `remat` says."""
+    if remat == "none":
+        return part
+    return nn.remat(part, policy=REMAT[remat], static_argnums=(2,))  # train; self counts too
 
 
 class AttentionPool2d(nn.Module):
@@ -157,6 +195,7 @@ class ModifiedResNet(nn.Module):
     cfg: ImageConfig
     embed_dim: int
     dtype: Any
+    remat: str
 
     @nn.compact
     def __call__(self, image: jax.Array, keys: jax.Array | None = None) -> jax.Array:
@@ -169,13 +208,12 @@ class ModifiedResNet(nn.Module):
         Returns:
             (b, e), not normalised.
         """
-        cfg, train, w = self.cfg, keys is not None, self.cfg.width
-        x = image.astype(self.dtype)
-        for i, (features, stride) in enumerate(((w // 2, 2), (w // 2, 1), (w, 1)), 1):
-            x = convolution(features, 3, f"conv{i}", self.dtype, stride)(x)
-            x = nn.relu(BatchNorm(name=f"bn{i}")(x, train))
-        x = average(x, 2)
+        cfg, train = self.cfg, keys is not None
+        x = again(stem, self.remat)(self, image.astype(self.dtype), train)
         for i, count in enumerate(cfg.stages):
             stride = 1 if i == 0 else 2
-            x = Stage(count, w * 2**i, stride, self.dtype, name=f"stage{i + 1}")(x, train)
+            stage = Stage(
+                count, cfg.width * 2**i, stride, self.dtype, self.remat, name=f"stage{i + 1}"
+            )
+            x = stage(x, train)
         return AttentionPool2d(cfg.heads, self.embed_dim, self.dtype, name="pool")(x)

@@ -10,11 +10,13 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from clip_jax import losses
-from clip_jax.config.schema import Config, MeshConfig
+from clip_jax.config.schema import Config, MeshConfig, ModelConfig
 from clip_jax.metrics.flops import count_jaxpr, inner_jaxprs
+from clip_jax.models.resnet import ModifiedResNet
 from clip_jax.models.vit import grid
 from clip_jax.planner.compile import Measure, device_bytes
 from clip_jax.planner.counts import SLICES_AXIS, Collective, within
@@ -31,8 +33,8 @@ class Traced:
 
     Attributes:
         flops: of matrix products and convolutions.
-        saved: bytes of the activations that loops over layers keep on the device for the backward
-            pass, of one micro-batch.
+        saved: bytes of the activations that loops over layers, or a ResNet's stages, keep on the
+            device for the backward pass, of one micro-batch.
         params, opt_state, batch: shapes; a moving average counts to the optimizer.
         moving: of the parameters that get a gradient.
     """
@@ -58,13 +60,17 @@ def traced(cfg: Config) -> Traced:
     state = prog.abstract
     stacked = frozenset(x.shape for x in jax.tree.leaves(state.params))
     pairs = cfg.batch_size // cfg.num_microbatches
+    moving = groups.split(state.params, groups.moving(cfg.optim, state.params))[0]
+    saved = _saved(jaxpr, pairs, stacked)
+    if cfg.model.image.kind == "resnet" and jax.tree.leaves(moving.get("image")):
+        saved += pairs * _feature_maps(cfg.model)
     return Traced(
         count_jaxpr(jaxpr),
-        0.0 if cfg.model.remat == "offload" else _saved(jaxpr, pairs, stacked),
+        0.0 if cfg.model.remat == "offload" else saved,
         (state.params, state.stats),
         (state.opt_state, state.ema),
         prog.batch,
-        groups.split(state.params, groups.moving(cfg.optim, state.params))[0],
+        moving,
     )
 
 
@@ -87,6 +93,25 @@ def _saved(jaxpr: Any, pairs: int, stacked: frozenset[tuple[int, ...]]) -> float
                     total += v.aval.size * v.aval.dtype.itemsize
         total += sum(_saved(inner, pairs, stacked) for inner in inner_jaxprs(e.params))
     return total
+
+
+def _feature_maps(model: ModelConfig) -> float:
+    """Bytes that a ResNet keeps of one image for the backward pass.
+
+    Without remat no less than `dots` keeps: convolutions are not computed again.
+    """
+    cfg, remat = model.image, "dots" if model.remat == "none" else model.remat
+    tower = ModifiedResNet(cfg, model.embed_dim, jnp.dtype(model.dtype), remat)
+    images = jax.ShapeDtypeStruct((2, *cfg.shape()), jnp.float32)  # no kernel is 2 wide
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def backward(variables: Any, images: Any, key: Any) -> Any:
+        embed = lambda v: tower.apply(v, images, key, mutable=["stats"])  # noqa: E731
+        return jax.vjp(embed, variables)[1]
+
+    kept = jax.eval_shape(backward, jax.eval_shape(tower.init, key, images), images, key)
+    maps = [x for x in jax.tree.leaves(kept) if x.ndim == 4 and x.shape[0] == 2]
+    return sum(x.size * x.dtype.itemsize for x in maps) / 2
 
 
 def sizes(cfg: Config, num_devices: int) -> dict[str, int]:

@@ -111,8 +111,8 @@ def advice(plan: Plan) -> str:
     options = share if m.parameters + m.optimizer > plan.usable / 4 else []
     if cfg.model.dtype == "float32":
         options = [*options, "--config.model.dtype=bfloat16"]
-    resnet = cfg.model.image.kind == "resnet"  # has no remat, and sees its whole batch at once
-    if cfg.model.remat != "full" and not resnet:
+    resnet = cfg.model.image.kind == "resnet"  # sees its whole batch at once
+    if cfg.model.remat != "full":
         options = [*options, "--config.model.remat=full"]
     parts = 2 * cfg.num_microbatches
     if cfg.batch_size % (shards * parts) == 0 and not resnet:

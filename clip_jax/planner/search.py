@@ -77,7 +77,7 @@ def candidates(cfg: Config, num_devices: int) -> Iterator[Config]:
     if num_devices % tensor:
         raise UserError(f"config.mesh.tensor: must divide the {num_devices} devices (got {tensor})")
     shards = num_devices // tensor
-    one = cfg.model.image.kind == "resnet"  # batch norm sees the whole batch; remat: texts alone
+    one = cfg.model.image.kind == "resnet"  # batch norm sees the whole batch
     parts = [1] if one else [2**k for k in range(MOST_PARTS.bit_length())]
     whole = [n for n in range(1, shards + 1) if shards % n == 0]
     for fsdp in (n for n in whole if shards // n % cfg.mesh.num_slices == 0):

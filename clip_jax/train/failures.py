@@ -22,7 +22,7 @@ def told(workdir: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in text:
             raise UserError(
                 "device memory: not enough for this run; lower config.batch_size, set "
-                "config.model.remat=full (a ResNet tower has none), or raise config.mesh.fsdp"
+                "config.model.remat=full, or raise config.mesh.fsdp"
                 f"{_memory_profile(workdir)}"
             ) from e
         if jax.process_count() > 1 and _PEER_GONE.search(text):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import tiny
 from clip_jax.config.schema import ImageConfig, MeshConfig
@@ -51,6 +52,68 @@ def test_eight_devices_equal_one():
         for path, want in leaves(state.stats).items():
             np.testing.assert_allclose(leaves(other.stats)[path], want, atol=2e-5, err_msg=path)
         assert int(state.stats["image"]["bn1"]["count"]) == 3
+
+
+def tower(remat):
+    """Of parameters, statistics and images (b, y, x, 3): embeddings (b, e), new statistics."""
+    module = dual.build(dataclasses.replace(CFG.model, remat=remat))._tower("image")
+
+    def embed(params, stats, image):
+        variables = {"params": params, "stats": stats}
+        return module.apply(variables, image, jax.random.key(0), mutable=["stats"])
+
+    return embed
+
+
+@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
+def test_gradients_are_the_same_whatever_is_computed_again(remat):
+    params, stats = (x["image"] for x in dual.build(CFG.model).init(jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), params)
+    image = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
+
+    def result(kind):
+        def loss(*args):
+            embedded, new = tower(kind)(*args)
+            return jnp.sum(jnp.sin(embedded)), new
+
+        grad = jax.grad(loss, (0, 2), has_aux=True)
+        return jax.jit(grad)(params, stats, image)
+
+    want, got = leaves(result("none")), leaves(result(remat))
+    for path, x in want.items():
+        size = max(np.abs(x).max(), 1e-2)
+        np.testing.assert_allclose(got[path], x, atol=1e-4 * size, err_msg=path)
+
+
+def kept(remat):
+    """Shapes (y, x, c), and of keys (s, h, k), that wait for the backward pass of five images."""
+    params, stats = (
+        x["image"] for x in jax.eval_shape(dual.build(CFG.model).init, jax.random.key(0))
+    )
+    image = jax.ShapeDtypeStruct((5, 32, 32, 3), np.float32)
+    embed = tower(remat)
+    saved = jax.eval_shape(lambda *args: jax.vjp(embed, *args)[1], params, stats, image)
+    return sorted(
+        x.shape[1:] for x in jax.tree.leaves(saved) if x.shape[0:1] == (5,) and x.ndim == 4
+    )
+
+
+INPUTS = [(32, 32, 3), (8, 8, 4), (8, 8, 16), (4, 4, 32), (2, 2, 64)]  # of stem and bottlenecks
+POOL = [(2, 4, 32), (2, 4, 32)]  # keys and values
+CONVOLVED = [
+    *[(16, 16, 2), (16, 16, 2), (16, 16, 4)],
+    *[(8, 8, 4), (8, 8, 4), (8, 8, 16), (8, 8, 16)],  # the last is the shortcut's
+    *[(8, 8, 8), (8, 8, 8), (4, 4, 32), (4, 4, 32)],
+    *[(4, 4, 16), (4, 4, 16), (2, 2, 64), (2, 2, 64)],
+    *[(2, 2, 32), (2, 2, 32), (1, 1, 128), (1, 1, 128)],
+]
+
+
+def test_what_is_kept_for_the_backward_pass():
+    assert kept("full") == sorted(INPUTS + POOL)
+    assert kept("dots") == sorted(INPUTS + CONVOLVED + POOL)
+    assert len(kept("none")) > 2 * len(kept("dots"))
 
 
 def test_running_statistics_are_those_of_torch():

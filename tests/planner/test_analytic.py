@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import tiny
+from clip_jax.config.schema import ImageConfig
 from clip_jax.planner import analytic
 
 CFG = tiny.config("nowhere")  # 16 pairs; 2 layers of 4 tokens, 1 layer of 8; width and e 16
@@ -78,6 +79,30 @@ def test_least_memory_is_a_bound_from_below():
     assert measure(large, tensor=2)[1] < measure(large)[1]
     offload = dataclasses.replace(large, model=dataclasses.replace(large.model, remat="offload"))
     assert measure(offload)[1] < measure(large)[1]
+
+
+def test_feature_maps_of_a_resnet_are_kept():
+    image = ImageConfig(kind="resnet", size=32, width=4, stages=(1, 1, 1, 1), heads=4)
+    base = changed(image=image)
+    inputs = 32 * 32 * 3 + 8 * 8 * (4 + 16) + 4 * 4 * 32 + 2 * 2 * 64 + 2 * 2 * 4 * 32  # and keys
+    stem, rest = 16 * 16 * 8, 8 * 8 * 40 + 2 * 8 * 8 * 8 + 2 * 4 * 4 * 48 + 2 * 2 * 192 + 2 * 128
+
+    def saved(**model):
+        cfg = dataclasses.replace(base, model=dataclasses.replace(base.model, **model))
+        return analytic.traced(cfg).saved
+
+    texts = {r: of_texts(r) for r in ("full", "none")}
+    assert saved(remat="full") - texts["full"] == 16 * 4 * inputs
+    assert saved(remat="none") - texts["none"] == 16 * 4 * (inputs + stem + rest)
+    still = dataclasses.replace(base, optim=dataclasses.replace(base.optim, rates=("image/.*=0",)))
+    assert analytic.traced(still).saved == texts["none"]
+
+
+def of_texts(remat):
+    """What the text tower keeps, where the image tower keeps nothing."""
+    frozen = changed(remat=remat)
+    optim = dataclasses.replace(frozen.optim, rates=("image/.*=0",))
+    return analytic.traced(dataclasses.replace(frozen, optim=optim)).saved
 
 
 @pytest.mark.parametrize("pairs", [16, 32])  # as wide as the towers, and as their hidden layers

@@ -270,8 +270,11 @@ def test_what_to_try(tmp_path):
     gpus = dataclasses.replace(p, topology=parse_topology("H100:4"))
     assert plan.advice(gpus) == f"try {wider} or --config.num_microbatches=2"
     image = dataclasses.replace(cfg.model.image, kind="resnet")
-    resnet = dataclasses.replace(cfg.model, image=image, remat="none")  # neither is of any use
+    resnet = dataclasses.replace(cfg.model, image=image)  # micro-batches are of no use
     norm = dataclasses.replace(p, cfg=dataclasses.replace(cfg, model=resnet))
+    none = dataclasses.replace(cfg, model=dataclasses.replace(resnet, remat="none"))
+    again = "--config.model.remat=full or a lower --config.batch_size"
+    assert plan.advice(dataclasses.replace(p, cfg=none)) == f"try {wider} or {again}"
     other = "a lower --config.batch_size or a larger topology"
     assert plan.advice(norm) == f"try {wider} or {other}"
     assert plan.advice(dataclasses.replace(norm, mesh={**mesh, "data": 1})) == f"try {other}"
