@@ -42,6 +42,16 @@ def travelling(text: str) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
     return inside, outside
 
 
+def types_of_kernels(text: str) -> set[str]:
+    """In which types the weights of layers, and their gradients, travel in loops."""
+    return {
+        a.dtype
+        for i, _, times, _ in hlo.parse(text).walk()
+        for a in i.arrays
+        if i.opcode.startswith(COLLECTIVES) and times > 1 and math.prod(a.shape) >= KERNEL // 8
+    }
+
+
 def faults(inside: Iterable[tuple[int, ...]], outside: Iterable[tuple[int, ...]]) -> list[str]:
     """What should stay where it is, of `travelling`; and whether the weights of layers travel."""
     inside, outside = list(inside), list(outside)

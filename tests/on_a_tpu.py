@@ -25,6 +25,7 @@ import jax  # noqa: E402
 import tiny  # noqa: E402
 from clip_jax.bench import loss as bench  # noqa: E402
 from clip_jax.config.chips import joined, parse_topology  # noqa: E402
+from clip_jax.config.load import load  # noqa: E402
 from clip_jax.config.schema import CompileConfig, MeshConfig  # noqa: E402
 from clip_jax.errors import UserError  # noqa: E402
 from clip_jax.planner import compile as compiler  # noqa: E402
@@ -52,14 +53,34 @@ def sharded() -> dict[str, Any]:
     cfg = gathered.config()
     prog = program.build(cfg, make_mesh(cfg.mesh, devices("v5e:2x4")))
     executable = prog.compile()
-    inside, outside = gathered.travelling(executable.as_text())
+    text = executable.as_text()
+    inside, outside = gathered.travelling(text)
     arrays = jax.tree.leaves((prog.abstract.params, prog.abstract.opt_state, prog.batch))
     return {
         "inside": sorted(inside),
         "outside": sorted(outside),
+        "types": sorted(gathered.types_of_kernels(text)),
         "arguments": executable.memory_analysis().argument_size_in_bytes,
         "all": sum(x.size * x.dtype.itemsize for x in arrays),
     }
+
+
+def largest() -> dict[str, float]:
+    """Arguments of a device for ViT-bigG-14 on a pod, and an even share of them, bytes.
+
+    A program that hands them back is compiled in place of the step, which takes minutes: arguments
+    take the room that their shapes, shardings and tiles ask for, whatever is done with them.
+    """
+    given = ("batch_size=32768", "model.dtype=bfloat16", "mesh.data=2", "mesh.fsdp=128")
+    cfg = load("clip:ViT-bigG-14", [f"--config.{x}" for x in given], needs_data=False)
+    prog = program.build(cfg, make_mesh(cfg.mesh, devices("v5e:16x16")))
+    arguments = prog.abstract, prog.batch
+    places = jax.tree.map(lambda x: x.sharding, arguments)
+    same = jax.jit(lambda *x: x, out_shardings=places, donate_argnums=(0, 1), keep_unused=True)
+    with jax.set_mesh(prog.mesh):
+        memory = same.lower(*arguments).compile().memory_analysis()
+    state, batch = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(a)) for a in arguments)
+    return {"arguments": memory.argument_size_in_bytes, "share": state / 128 + batch / 256}
 
 
 def presets() -> dict[str, str]:
@@ -131,6 +152,7 @@ JOBS = {
     "several": several,
     "offload": offload,
     "measure": measure,
+    "largest": largest,
     "presets": presets,
     "places": places,
     "same": same,

@@ -6,7 +6,6 @@ Both take turns on the same JPEG files with the same random weights; without tor
 measured. What limits it is told by two more figures: the tower alone, and decoding alone.
 """
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from clip_jax.bench import peer
+from clip_jax.config.options import Options, at_least_one
 from clip_jax.errors import DONE
 from clip_jax.inference.api import Model
 from clip_jax.inference.export import export
@@ -30,10 +30,10 @@ PEER_BATCH = 64
 
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark and prints its table."""
-    parser = argparse.ArgumentParser(prog="clip_jax bench embed")
-    parser.add_argument("--images", type=int, default=512)
+    parser = Options("bench embed", (__doc__ or "").split("\n")[0])
+    parser.add_argument("--images", type=at_least_one, default=512)
     parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=at_least_one, default=3)
     args = parser.parse_args(list(argv))
     photos = [_photo(i) for i in range(args.images)]
     model = load(config=args.model, init="random")

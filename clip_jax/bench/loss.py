@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from clip_jax import losses
 from clip_jax.config.chips import GIB, parse_topology
+from clip_jax.config.options import Options, at_least_one
 from clip_jax.config.schema import LossConfig, MeshConfig
 from clip_jax.errors import DONE, UserError
 from clip_jax.planner import ENVIRONMENT
@@ -121,11 +122,22 @@ def topology_mesh(name: str) -> Mesh:
     return make_mesh(MeshConfig(), compiler.topology_devices(topology))
 
 
+def check(batch_sizes: Sequence[int], mesh: Mesh) -> None:
+    """Raises UserError unless every device gets an equal part of each batch."""
+    if odd := [b for b in batch_sizes if b % mesh.size]:
+        raise UserError(
+            f"bench loss: --batch_sizes: must be multiples of {mesh.size}, the devices "
+            f"(got {odd[0]}); the next is {odd[0] + -odd[0] % mesh.size}"
+        )
+
+
 def weigh(args: argparse.Namespace) -> None:
     """Prints the table of memory."""
     mesh = topology_mesh(args.topology)
+    sizes = args.batch_sizes or BATCHES
+    check(sizes, mesh)
     print(f"{args.topology}: {mesh.size} devices, e = {args.embed_dim}, bfloat16 embeddings")
-    for b in args.batch_sizes or BATCHES:
+    for b in sizes:
         for kind in args.kinds or KINDS:
             cfg = weighed(kind, args.chunk, mesh, b)
             start = time.perf_counter()
@@ -139,6 +151,7 @@ def clock(args: argparse.Namespace) -> None:
     """Prints the table of times; all kinds by turns in every round."""
     mesh = make_mesh(MeshConfig())
     b, e = (args.batch_sizes or (8_192,))[0], args.embed_dim
+    check([b], mesh)
     rng = np.random.default_rng(0)
     unit = lambda z: (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)  # noqa: E731
     spread = batch_sharding(mesh)
@@ -171,16 +184,16 @@ def clock(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Runs `clip_jax bench loss`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "clip_jax bench loss", description=(__doc__ or "").split("\n")[0]
-    )
-    numbers = lambda text: tuple(int(n.replace("_", "")) for n in text.split(","))  # noqa: E731
+    parser = Options("bench loss", (__doc__ or "").split("\n")[0])
+    numbers = lambda text: tuple(map(at_least_one, text.split(",")))  # noqa: E731
     parser.add_argument("--topology", default="", help="compile for these TPUs: v5e:16x16")
     parser.add_argument("--batch_sizes", type=numbers, default=(), help="global, with commas")
     parser.add_argument("--kinds", type=lambda t: tuple(t.split(",")), default=(), help="losses")
-    parser.add_argument("--embed_dim", type=int, default=0, help="e; 768 (memory), 512 (time)")
+    parser.add_argument(
+        "--embed_dim", type=at_least_one, default=0, help="e; 768 (memory), 512 (time)"
+    )
     parser.add_argument("--chunk", type=int, default=0, help="images at a time; 0 = chosen")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="timed rounds")
     args = parser.parse_args(argv)
     args.embed_dim = args.embed_dim or (768 if args.topology else 512)
     if args.topology:  # read by the compiler where it is loaded; jax was imported before

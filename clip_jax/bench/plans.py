@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from clip_jax.config.chips import GIB, Topology, joined, parse_topology
 from clip_jax.config.load import load
+from clip_jax.config.options import Options, at_least_one
 from clip_jax.config.schema import Config, MeshConfig
 from clip_jax.config.stages import Stage, expand
 from clip_jax.errors import DONE, UserError
@@ -47,16 +48,20 @@ RUNS = "| recipe | stage | topology | batch | plan | s a step | steps | chip-hou
 def main(argv: Sequence[str]) -> int:
     """Prints a row as soon as it is known."""
     names = lambda text: tuple(text.split(","))  # noqa: E731
-    parser = argparse.ArgumentParser("clip_jax bench plans", description=__doc__)
+    parser = Options("bench plans", __doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--models", type=names, default=MODELS)
     parser.add_argument("--recipes", type=names, default=(), help="as for train, instead of models")
     parser.add_argument("--topologies", type=names, default=TOPOLOGIES)
-    parser.add_argument("--batch_size", type=int, default=32_768, help="pairs of all devices")
-    parser.add_argument("--per_device", type=int, default=0, help="pairs of a device instead")
-    parser.add_argument("--num_slices", type=int, default=0, help="of each topology")
+    parser.add_argument(
+        "--batch_size", type=at_least_one, default=32_768, help="pairs of all devices"
+    )
+    parser.add_argument(
+        "--per_device", type=at_least_one, default=0, help="pairs of a device instead"
+    )
+    parser.add_argument("--num_slices", type=at_least_one, default=0, help="of each topology")
     parser.add_argument("--cache", default="", help="folder of compiled results")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = parser.parse_with_fields(argv)
     topologies = [parse_topology(t) for t in args.topologies]
     for topology in topologies:
         if topology.is_gpu:

@@ -9,7 +9,6 @@ settings of OpenCLIP's main (TF32, cuDNN's benchmark), with autocast where the d
 A timed step is one of NUM_STEPS in a row, the last of which is waited for.
 """
 
-import argparse
 import importlib
 import os
 import statistics
@@ -23,6 +22,7 @@ import numpy as np
 from clip_jax.bench import peer
 from clip_jax.config.chips import peak_flops
 from clip_jax.config.load import load
+from clip_jax.config.options import Options, at_least_one
 from clip_jax.config.schema import Config
 from clip_jax.data.feed import put
 from clip_jax.errors import DONE, UserError
@@ -120,14 +120,12 @@ def theirs(cfg: Config) -> Callable[[int], Any]:
 
 def main(argv: Sequence[str]) -> int:
     """Runs `clip_jax bench step`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "clip_jax bench step", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Options("bench step", (__doc__ or "").split("\n")[0])
     parser.add_argument("--models", default="ViT-B-32", help="presets, with commas")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=2, help="of each, with four timings")
+    parser.add_argument("--batch_size", type=at_least_one, default=32)
+    parser.add_argument("--turns", type=at_least_one, default=2, help="of each, with four timings")
     parser.add_argument("--peer", default="", help="open_clip, by turns, in a process of its own")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = parser.parse_with_fields(argv)
     if args.peer not in ("", "open_clip"):
         raise UserError(f"--peer: only open_clip is known (got '{args.peer}')")
     compiler.one_step_at_a_time()  # as `clip_jax train`

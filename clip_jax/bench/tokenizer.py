@@ -6,7 +6,6 @@ The captions are made up from a fixed seed: 5 to 14 words (some with capitals, c
 Costs: about 5 s a round with the peer, 0.3 s without.
 """
 
-import argparse
 import importlib.util
 import os
 import random
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from clip_jax.config.options import Options, at_least_one
 from clip_jax.config.schema import TokenizerConfig
 from clip_jax.errors import DONE
 from clip_jax.tokenizers import bpe
@@ -72,11 +72,9 @@ def _line(name: str, num: int, seconds: Sequence[float]) -> str:
 
 def main(argv: list[str]) -> int:
     """Runs `clip_jax bench tokenizer`. Returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "clip_jax bench tokenizer", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--captions", type=int, default=40_000, help="captions a round")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
+    parser = Options("bench tokenizer", (__doc__ or "").split("\n")[0])
+    parser.add_argument("--captions", type=at_least_one, default=40_000, help="captions a round")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="timed rounds")
     args = parser.parse_args(argv)
 
     ours = bpe.build(TokenizerConfig(kind="clip_bpe"), vocab_size=bpe.VOCAB_SIZE)

@@ -21,5 +21,8 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(["usage: clip_jax bench NAME", "", "benchmarks:", *lines]))
         return DONE if argv else USER
     if argv[0] not in BENCHES:
-        raise UserError(f"bench: no such benchmark (got '{argv[0]}'){near(argv[0], BENCHES)}")
+        raise UserError(
+            f"bench: no such benchmark (got '{argv[0]}'); known: {', '.join(BENCHES)}"
+            f"{near(argv[0], BENCHES)}"
+        )
     return importlib.import_module(f"clip_jax.bench.{argv[0]}").main(argv[1:])

@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from clip_jax.cli.use import Parser, at_least_one, load_model
+from clip_jax.cli.use import Parser, load_model
+from clip_jax.config.options import at_least_one
 from clip_jax.errors import DONE, USER, UserError
 
 TEMPLATE = "a photo of a {}."

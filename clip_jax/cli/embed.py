@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clip_jax.cli.use import Parser, at_least_one, load_model
+from clip_jax.cli.use import Parser, load_model
+from clip_jax.config.options import at_least_one
 from clip_jax.errors import DONE, UserError, near
 from clip_jax.files import resolved
 

@@ -1,15 +1,15 @@
 """clip_jax eval RUN [--tasks=a,b] [--floor NAME=VALUE] [--paths=TEST_DATA]"""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 
+from clip_jax.config.options import Options
 from clip_jax.errors import CHECK_FAILED, DONE, UserError
 from clip_jax.files import resolved
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="clip_jax eval", description="Evaluate a run.")
+def _parser() -> Options:
+    parser = Options("eval", "Evaluate a run.")
     parser.add_argument("run", type=resolved, help="workdir of the run")
     parser.add_argument("--tasks", default="", help="names, comma-separated; all of the run's")
     parser.add_argument(

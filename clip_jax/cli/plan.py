@@ -7,16 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 
-from clip_jax.cli.use import Parser
 from clip_jax.config import stages
+from clip_jax.config.options import Options
 from clip_jax.config.schema import Config
 from clip_jax.errors import CHECK_FAILED, DONE, Stop, UserError
 from clip_jax.planner import ENVIRONMENT
 
 
-def parser() -> Parser:
+def parser() -> Options:
     """The options; fields of the config come as --config.FIELD=VALUE, as for train."""
-    options = Parser("plan", "Compile a run for hardware that is not here: does it fit, how fast.")
+    options = Options("plan", "Compile a run for hardware that is not here: does it fit, how fast.")
     options.add_argument("--config", required=True, help="recipe, as for clip_jax train")
     options.add_argument(
         "--topology",
@@ -39,8 +39,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str]) -> int:
     """Runs the verb. CHECK_FAILED if the run does not fit."""
-    own, overrides = split(argv)
-    args = parser().parse_args(own)
+    args, overrides = parser().parse_with_fields(argv)
 
     from clip_jax.config.chips import joined, parse_topology
     from clip_jax.config.load import load
@@ -87,22 +86,6 @@ def _stage(cfg: Config, name: str) -> Config:
         known = ", ".join(s.name for s in parts if s.name) or "none"
         raise UserError(f"--stage: no stage '{name}' in {cfg.name}; its stages: {known}")
     return found[0]
-
-
-def split(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Own options, and the overrides of fields."""
-    own: list[str] = []
-    overrides: list[str] = []
-    rest = list(argv)
-    while rest:
-        item = rest.pop(0)
-        if not item.startswith(("--config.", "--noconfig.")):
-            own.append(item)
-            continue
-        if "=" not in item and rest and not rest[0].startswith("--"):
-            item = f"{item}={rest.pop(0)}"
-        overrides.append(item)
-    return own, tuple(overrides)
 
 
 def _above_zero(text: str) -> float:

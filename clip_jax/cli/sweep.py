@@ -4,14 +4,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from clip_jax.cli.use import Parser, at_least_one
+from clip_jax.config.options import Options, at_least_one
 from clip_jax.errors import CHECK_FAILED, DONE, INTERRUPTED, RESTART, UserError
 from clip_jax.files import resolved
 
 
-def parser() -> Parser:
+def parser() -> Options:
     """The options of the verb."""
-    out = Parser(
+    out = Options(
         "sweep",
         "Run all trials that the recipe's sweep(add) names; the same command goes on. Other "
         "options, --config.FIELD=VALUE, hold for every trial.",

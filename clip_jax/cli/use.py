@@ -1,12 +1,11 @@
 """What the verbs that use a model share: options, and a model with nothing said on stdout."""
 
-import argparse
 import contextlib
 import dataclasses
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from clip_jax.errors import UserError
+from clip_jax.config.options import Options
 from clip_jax.files import resolved
 
 if TYPE_CHECKING:
@@ -15,11 +14,8 @@ if TYPE_CHECKING:
 SOURCE = "the model: what clip_jax.load takes, such as the workdir of a run"
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse with underscores as they are, whole names only, and mistakes as one line."""
-
-    def __init__(self, verb: str, description: str):
-        super().__init__(prog=f"clip_jax {verb}", description=description, allow_abbrev=False)
+class Parser(Options):
+    """The options of a verb that uses a model."""
 
     def add_model(self, help: str = SOURCE) -> None:
         """The arguments that say which model."""
@@ -27,18 +23,6 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--config", help="name of the model (ViT-B-32), for weights that come without one"
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Raises UserError."""
-        raise UserError(f"{self.prog.partition(' ')[2]}: {message}; see {self.prog} --help")
-
-
-def at_least_one(text: str) -> int:
-    """A whole number from 1 on, for `type=`."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on (got '{text}')")
-    return value
 
 
 def load_model(

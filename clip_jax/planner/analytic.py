@@ -156,15 +156,21 @@ def measure(cfg: Config, mesh: dict[str, int]) -> tuple[Measure, float]:
         batch=device_bytes(batch),
         flops=found.flops,
     )
-    logits = 0.0
-    if not cfg.loss.kind.endswith(("_ring", "_chunked")) and ":" not in cfg.loss.kind:
-        logits = losses.block_bytes(where, cfg.batch_size, len(cfg.data.negatives))
+    logits = whole_logits(cfg, mesh)
     saved = found.saved / shards / mesh["tensor"]  # some of it is whole on each of them
     live = saved + logits if cfg.num_microbatches == 1 else max(saved, logits)
     # Gradients take the place of what is saved: never less than the larger of the two.
     least = state.parameters + state.optimizer + state.batch + max(live, device_bytes(moving))
     sent = _collectives(cfg, mesh, params, moving)
     return dataclasses.replace(state, collectives=sent), least
+
+
+def whole_logits(cfg: Config, mesh: dict[str, int]) -> float:
+    """Bytes of a device for one block of logits; 0 for losses that hold slices, and own ones."""
+    if cfg.loss.kind.endswith(("_ring", "_chunked")) or ":" in cfg.loss.kind:
+        return 0.0
+    where: Any = _abstract(mesh)
+    return float(losses.block_bytes(where, cfg.batch_size, len(cfg.data.negatives)))
 
 
 def _abstract(mesh: dict[str, int]) -> AbstractMesh:

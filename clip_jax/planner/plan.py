@@ -95,7 +95,7 @@ def make(
             cache.write(where, name, cfg, topology, stored)
     shapes, least, flops = by_shapes()
     measure = stored or shapes
-    known = measure.compiled or topology.is_gpu
+    known = measure.compiled or (topology.is_gpu and least <= topology.device_usable)
     seconds = estimate(measure, topology, mesh, cfg.batch_size, flops) if known else None
     copies = tuple(analytic.whole(cfg, mesh))
     return Plan(cfg, topology, mesh, measure, least, flops, seconds, copies)
@@ -109,6 +109,9 @@ def advice(plan: Plan) -> str:
     wider = next((n for n in range(fsdp + 1, most + 1) if most % n == 0), 0)
     share = [f"--config.mesh.data={shards // wider} --config.mesh.fsdp={wider}"] if wider else []
     options = share if m.parameters + m.optimizer > plan.usable / 4 else []
+    settled = analytic.settled(cfg, plan.mesh)
+    if analytic.whole_logits(settled, plan.mesh) > plan.usable / 4:
+        options = [*options, f"--config.loss.kind={settled.loss.kind}_ring"]
     if cfg.model.dtype == "float32":
         options = [*options, "--config.model.dtype=bfloat16"]
     resnet = cfg.model.image.kind == "resnet"  # sees its whole batch at once

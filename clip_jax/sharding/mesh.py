@@ -92,7 +92,8 @@ def _by_slice(devices: list[Any], num_slices: int) -> list[Any]:
     if slices == {None}:  # CPUs, to try a multi-slice mesh out
         if len(devices) % num_slices:
             raise UserError(
-                f"config.mesh.num_slices: {len(devices)} devices do not divide into {num_slices}"
+                f"config.mesh.num_slices: {len(devices)} devices do not divide into {num_slices}; "
+                "choose a divisor"
             )
         return devices
     if len(slices) != num_slices:

@@ -56,7 +56,10 @@ def compiled(lowered: Any, cfg: CompileConfig) -> Any:
     except jax.errors.JaxRuntimeError as e:
         line = str(e).splitlines()[0]
         if "compile option" in line or "While setting option" in line or "into flag" in line:
-            raise UserError(f"config.compile: {line.removeprefix('INVALID_ARGUMENT: ')}") from e
+            raise UserError(
+                f"config.compile: {line.removeprefix('INVALID_ARGUMENT: ')}; mend the option, or "
+                "choose a preset of this platform"
+            ) from e
         raise
 
 

@@ -15,6 +15,7 @@ from clip_jax.metrics.flops import count_jaxpr
 from clip_jax.models import dual
 from clip_jax.sharding.mesh import batch_sharding, make_mesh, num_batch_shards
 from clip_jax.train.compiler import compiled
+from clip_jax.train.compiler import options as compiler_options
 from clip_jax.train.groups import decay_mask, moving, split
 from clip_jax.train.optimizer import make_optimizer
 from clip_jax.train.schedule import make_schedule
@@ -59,8 +60,10 @@ def build(cfg: Config, mesh: Mesh, steps_before: int = 0) -> Program:
     """The program of `cfg` on `mesh`; `steps_before` are those of earlier stages.
 
     Raises:
-        UserError: the batch does not divide over the mesh, or its devices lack the attention.
+        UserError: the batch does not divide over the mesh, its devices lack the attention, or
+            there is no such preset of the compiler.
     """
+    compiler_options(cfg.compile)  # now, not after the minutes until it is compiled
     platform = mesh.devices.flat[0].platform
     if cfg.model.attention == "cudnn" and platform != "gpu":
         raise UserError(

@@ -53,6 +53,12 @@ def cpus_as_tpus(monkeypatch):
         yield
 
 
+@pytest.mark.parametrize("more", [[], ["--topology=v5e:2x4"]])
+def test_batches_divide_over_the_devices(cpus_as_tpus, more):
+    with pytest.raises(UserError, match=r"multiples of 8, the devices .got 35.; the next is 40"):
+        bench.main(["--batch_sizes=35", *more])
+
+
 def test_every_loss_is_weighed_on_the_chips_of_an_accelerator_type(cpus_as_tpus, capsys):
     os.environ.pop("TPU_SKIP_MDS_QUERY", None)
     assert bench.main(["--topology=v5litepod-4", "--batch_sizes=256", "--embed_dim=32"]) == 0

@@ -65,7 +65,20 @@ def refused(status, out, err, *parts):
             ["plan", "--config=digits", "--topology=H100:7"],
             ["config.batch_size: must be a multiple of 7"],
         ),
+        (
+            ["plan", "--config=digits", "--topology=H100", "--config.compile.preset=tpu_overlp"],
+            ["config.compile.preset: unknown (got 'tpu_overlp')", "did you mean 'tpu_overlap'?"],
+        ),
         (["bench", "tokeniser"], ["did you mean 'tokenizer'?"]),
+        (["bench", "x"], ["no such benchmark (got 'x'); known: tokenizer, step, loss, plans"]),
+        (["bench", "loss", "--bach=3"], ["bench loss: unrecognized arguments: --bach=3"]),
+        (["bench", "loss", "--batch_sizes=64,x"], ["--batch_sizes", "whole number", "got 'x'"]),
+        (["bench", "loss", "--rounds=0"], ["--rounds", "from 1 on (got '0')"]),
+        (["bench", "step", "--batch_sise=3"], ["bench step: unrecognized arguments: --batch_sise"]),
+        (["bench", "plans", "--modles=x"], ["bench plans: unrecognized arguments: --modles=x"]),
+        (["bench", "tokenizer", "--captions=few"], ["--captions", "got 'few'"]),
+        (["bench", "embed", "--images=0"], ["--images", "got '0'"]),
+        (["eval", "nowhere", "--floors=x/y=1"], ["eval: unrecognized arguments: --floors=x/y=1"]),
     ],
 )
 def test_commands(args, parts, tmp_path, monkeypatch):

@@ -174,3 +174,16 @@ def test_the_table_of_verbs():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_what_fits_where_is_what_the_planner_found():
+    """The README shows a part of the table of docs/planning.md."""
+    table = (ROOT / "docs" / "planning.md").read_text()
+    found = {}
+    for line in re.findall(r"^\| (ViT-.* of .* % \|)$", table, re.MULTILINE):
+        model, topology, *_, memory, _, mfu = (x.strip() for x in line.strip("| ").split("|"))
+        found[model, topology] = f"{float(memory.split()[0]):.1f} GiB, {mfu}"
+    head, *rows = re.findall(r"^\| (?:model|ViT-.*GiB).*\|$", README, re.MULTILINE)[-6:]
+    cells = [[x.strip() for x in row.strip("|").split("|")] for row in (head, *rows)]
+    shown = {(m, t): x for m, *row in cells[1:] for t, x in zip(cells[0][1:], row, strict=True)}
+    assert len(shown) == 20 and shown == {k: found.get(k) for k in shown}

@@ -5,9 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import tiny
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
+from clip_jax.metrics.flops import inner_jaxprs
 from clip_jax.models import dual
 from clip_jax.sharding.rules import path_of
 
@@ -73,6 +75,53 @@ def test_augmentation_needs_a_key():
     embed = jax.jit(lambda rng: model.embed(params, {}, batch, rng)[0]["image"])
     plain = jax.jit(lambda: model.embed(params, {}, batch, None)[0]["image"])()
     assert np.abs(np.asarray(embed(jax.random.key(1)) - plain)).max() > 1e-6
+
+
+def products(jaxpr):
+    """The types of both sides of every matrix product and convolution."""
+    for e in jaxpr.eqns:
+        if e.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield {v.aval.dtype.name for v in e.invars}
+        for inner in inner_jaxprs(e.params):
+            yield from products(inner)
+
+
+RESNET = {"kind": "resnet", "size": 32, "width": 8, "heads": 4, "stages": (1, 1, 1, 1)}
+CLS = {"class_token": True, "pool": "cls", "ln_pre": True}
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (CLS, {"pool": "eos", "causal": True}),
+        ({"pool": "map"}, {"pool": "map"}),
+        (RESNET, {}),
+    ],
+    ids=["clip", "siglip", "resnet"],
+)
+def test_products_of_both_towers_are_in_bfloat16(image, text):
+    """Backwards one side may be the slope of attention's scores, which are float32."""
+    cfg = tiny.model()
+    sides = {
+        "image": dataclasses.replace(cfg.image, **image),
+        "text": dataclasses.replace(cfg.text, **text),
+    }
+    model = dual.build(dataclasses.replace(cfg, dtype="bfloat16", **sides))
+    params, stats = jax.eval_shape(model.init, jax.random.key(0))
+    batch = {
+        "image": jnp.zeros((4, *model.cfg.image.shape()), jnp.uint8),
+        "text": jnp.zeros((4, 8), jnp.int32),
+        "index": jnp.zeros((4, 2), jnp.uint32),
+    }
+
+    def total(params, stats):
+        z, _ = model.embed(params, stats, batch, jax.random.key(1))
+        return jnp.sum(z["image"] + z["text"])
+
+    forward = list(products(jax.make_jaxpr(total)(params, stats).jaxpr))
+    both = list(products(jax.make_jaxpr(jax.grad(total))(params, stats).jaxpr))
+    assert len(forward) >= 16 and all(types == {"bfloat16"} for types in forward)
+    assert len(both) >= 3 * len(forward) - 2 and all("bfloat16" in types for types in both)
 
 
 def test_a_tower_of_the_users_own(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 
 import tiny
 from clip_jax.config.chips import joined, parse_topology
-from clip_jax.config.schema import MeshConfig
+from clip_jax.config.schema import LossConfig, MeshConfig
 from clip_jax.planner import cache, plan
 from clip_jax.planner import compile as compiler
 from clip_jax.planner.counts import Collective
@@ -219,6 +219,7 @@ def test_a_state_larger_than_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(plan.analytic, "measure", lambda cfg, mesh: (TOO_MUCH, 100e9))
     status, out, err = command.run(*args(tmp_path, "--topology=H100", "--config.mesh.data=1"))
     assert status == 3 and "fits: no" in out and "more than the 74.51 GiB" in err
+    assert "MFU" not in out  # nobody needs the speed of what does not fit
 
 
 TOO_MUCH = compiler.Measure(40e9, 50e9, 1e6, 1e15)
@@ -278,6 +279,13 @@ def test_what_to_try(tmp_path):
     other = "a lower --config.batch_size or a larger topology"
     assert plan.advice(norm) == f"try {wider} or {other}"
     assert plan.advice(dataclasses.replace(norm, mesh={**mesh, "data": 1})) == f"try {other}"
+    long = dataclasses.replace(cfg, batch_size=2**17, loss=LossConfig("sigmoid"))
+    little = dataclasses.replace(large, parameters=0.0, optimizer=0.0)
+    logits = dataclasses.replace(p, cfg=long, measure=little)
+    ring = "--config.loss.kind=sigmoid_ring"  # three blocks of 16 GiB
+    assert plan.advice(logits) == f"try {ring} or --config.num_microbatches=2 or --search"
+    ringed = dataclasses.replace(long, loss=LossConfig("sigmoid_ring"))
+    assert "loss.kind" not in plan.advice(dataclasses.replace(logits, cfg=ringed))
     small = dataclasses.replace(cfg, batch_size=1)
     one = dataclasses.replace(p, cfg=small, mesh={**mesh, "data": 1})
     assert plan.advice(one) == "try a larger topology"

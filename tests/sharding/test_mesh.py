@@ -81,7 +81,7 @@ def test_cpus_stand_in_for_slices():
     ("cfg", "chips", "message"),
     [
         (MeshConfig(-1, 8, 1, num_slices=2), None, "must divide the axis data, 1 here"),
-        (MeshConfig(num_slices=3), None, "8 devices do not divide into 3"),
+        (MeshConfig(num_slices=3), None, "8 devices do not divide into 3; choose a div"),
         (MeshConfig(4, num_slices=2), None, "4 of 8 devices would leave a slice out"),
         (MeshConfig(num_slices=4), [Chip(i, i % 2) for i in range(8)], "are of 2 slices .got 4"),
         (MeshConfig(fsdp=8), [Chip(i, i % 2) for i in range(8)], "2 slices .got 1.; set it to 2"),

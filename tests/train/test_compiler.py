@@ -37,7 +37,10 @@ def test_own_options_come_after_the_presets():
     ("cfg", "message"),
     [
         (CompileConfig(preset="cpu_eigne"), "compile.preset: unknown .*did you mean 'cpu_eigen'"),
-        (CompileConfig(options=("xla_nonsense=1",)), "No such compile option: 'xla_nonsense'"),
+        (
+            CompileConfig(options=("xla_nonsense=1",)),
+            "No such compile option: 'xla_nonsense'; mend",
+        ),
         (CompileConfig(options=("xla_cpu_experimental_ynn_fusion_type=zz",)), "config.compile: "),
     ],
 )

@@ -14,6 +14,7 @@ from clip_jax.config.schema import LossConfig, MeshConfig
 from clip_jax.data.feed import put
 from clip_jax.errors import UserError
 from clip_jax.models import dual
+from clip_jax.planner import counts, hlo
 from clip_jax.sharding.mesh import make_mesh
 from clip_jax.sharding.rules import path_of
 from clip_jax.train import program
@@ -109,15 +110,25 @@ def test_memory_is_that_of_one_microbatch_and_no_batch_is_gathered():
         cfg = config(num_microbatches=parts)
         model = dataclasses.replace(cfg.model, image=dataclasses.replace(cfg.model.image, layers=6))
         cfg = dataclasses.replace(cfg, batch_size=512, model=model)
-        return program.build(cfg, make_mesh(MeshConfig())).compile()
+        prog = program.build(cfg, make_mesh(MeshConfig()))
+        return prog.compile(), prog.abstract.params
 
-    whole, parts = compiled(1), compiled(8)
+    (whole, params), (parts, _) = compiled(1), compiled(8)
     temp = [c.memory_analysis().temp_size_in_bytes for c in (whole, parts)]
     assert temp[1] < 0.5 * temp[0]
     text = parts.as_text()
+    once = 2 * 7 / 8 * sum(4 * x.size for x in jax.tree.leaves(params))  # a ring sends it twice
+    sent = [reduced(c.as_text()) for c in (whole, parts)]
+    assert sent[0] == sent[1] < 1.6 * once, "the gradient, and sums of the loss, once each"
     assert "all-to-all" not in text
     assert reductions(text) == {"ENTRY"}, "the gradient is summed over data once, not in a loop"
     assert not [line for line in text.splitlines() if " all-gather" in line and "u8[" in line]
+
+
+def reduced(text):
+    """Bytes that a device sends in all-reduces of a step."""
+    found = counts.collectives(hlo.parse(text), {"data": 8, "fsdp": 1, "tensor": 1})
+    return sum(c.sent for c in found if c.kind == "all-reduce")
 
 
 def reductions(text):
