@@ -40,6 +40,8 @@ def get_config(arg: str = "ViT-B-32"):
     o = c.optim
     o.learning_rate, o.warmup_steps, o.schedule = 1e-5, "0.1ep", "cosine"
     o.weight_decay, o.decay_convention = 0.1, "torch"
+    if "CLIPA" in name:
+        o.logit_scale_max = 0.0  # free, as their weights were trained
     if c.model.image.kind == "vit":
         o.image_layer_decay = 0.75
     o.ema, o.grad_clip = 0.999, 1.0

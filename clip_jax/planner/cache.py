@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import uuid
 from typing import Any
 
 import clip_jax
@@ -51,8 +52,15 @@ def read(where: str, name: str) -> Measure | None:
         data = json.loads(files.read_bytes(files.join(where, f"{name}.json")))["measure"]
         found = tuple(Collective(**c) for c in data.pop("collectives"))
         return Measure(**data, collectives=found)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def prepare(where: str) -> None:
+    """Raises UserError where nothing can be stored: now, not after a compilation."""
+    probe = files.join(where, f"probe-{uuid.uuid4().hex[:8]}")
+    files.write_bytes(probe, b"")
+    files.remove(probe)
 
 
 def write(where: str, name: str, cfg: Config, topology: Topology, measure: Measure) -> None:

@@ -76,7 +76,8 @@ def make(
         say: told before something that takes a minute.
 
     Raises:
-        UserError: the config does not fit the mesh, or there is no TPU compiler.
+        UserError: the config does not fit the mesh, there is no TPU compiler, or `where` may not
+            be written.
     """
     mesh = analytic.sizes(cfg, topology.num_devices)
     check_batch(cfg.batch_size, cfg.num_microbatches, mesh["data"] * mesh["fsdp"])
@@ -89,6 +90,7 @@ def make(
         name = cache.key(cfg, topology)
         stored = cache.read(where, name)
         if stored is None:
+            cache.prepare(where)
             devices = compiler.topology_devices(topology)
             say(f"compiling for {topology.name}: some minutes for a large model")
             stored = compiler.measure(cfg, devices, by_shapes)  # its traces are kept

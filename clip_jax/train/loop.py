@@ -36,7 +36,7 @@ from clip_jax.metrics.goodput import Ledger
 from clip_jax.metrics.writers import LiveLine, NoWriter, Writer, read_metrics
 from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
-from clip_jax.sharding.rules import large_copies
+from clip_jax.sharding.rules import copies_line, large_copies
 from clip_jax.train import agreement, failures, inputs, program, stages, start, summary, warm
 from clip_jax.train import table as parameter_table
 from clip_jax.train.compiler import use_cache
@@ -185,7 +185,7 @@ class Job:
         processes.on_lead(self.write_table)
         self.line.say(summary.plan_line(self.stage, self.pipeline.size, first))
         if copies := large_copies(prog.abstract.params, prog.mesh):
-            self.line.say(f"whole on every device, though large: {', '.join(copies)}")
+            self.line.say(copies_line(copies))
         with self.ledger.spend("compilation"):
             execute = processes.together(lambda: self.compiling.wait(self.stage))
         self.line.say(program.memory_line(execute))

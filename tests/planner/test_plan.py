@@ -251,6 +251,16 @@ def test_several_slices(tmp_path, monkeypatch):
     assert status == 2 and "plan H100:8 with config.mesh.num_slices=1" in err
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_compiling(tmp_path, table_as_tpu):
+    (tmp_path / "c").write_text("a file")
+    status, _, err = command.run(*args(tmp_path, "--topology=v5e:2x2"))
+    assert (status, table_as_tpu) == (2, []) and "choose another folder" in err
+    assert err.count("\n") == 1
+    good = tmp_path / "good"
+    cache.prepare(str(good))
+    assert list(good.iterdir()) == []
+
+
 def test_what_to_try(tmp_path):
     cfg = tiny.config(tmp_path)
     cfg = dataclasses.replace(
