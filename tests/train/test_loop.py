@@ -16,6 +16,7 @@ import tiny
 from clip_jax.config.base import overfit
 from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
+from clip_jax.eval import zeroshot
 from clip_jax.interop.table import leaves
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.finished import is_finished
@@ -340,9 +341,16 @@ def test_saving_ends_in_order_where_all_processes_end(monkeypatch, kind, joins):
 
 
 def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
-    folder, finished, tmp_path, capsys
+    folder, finished, tmp_path, capsys, monkeypatch
 ):
     """As a user would: start from a run, freeze a tower, average, stop, go on, score, export."""
+    scored, embed = [], zeroshot.embed_split
+
+    def spy(model, *rest):
+        scored.append(leaves(jax.device_get(model.params)))
+        return embed(model, *rest)
+
+    monkeypatch.setattr(zeroshot, "embed_split", spy)
     optim = dataclasses.replace(
         tiny.config(folder).optim, rates=("image/.*=0",), ema=0.5, kind="adafactor", b2=0.95
     )
@@ -374,5 +382,8 @@ def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
     assert status == 0, out + err
     last = [x for x in read_metrics(str(run)) if "eval/colours/top1" in x][-1]["eval/colours/top1"]
     assert f"{100 * last:.1f} %" in out
+    for path, x in leaves(average.params).items():
+        for params in scored[-2:]:  # at the end of the run, and by the command
+            np.testing.assert_array_equal(x, params[path], err_msg=path)
     with pytest.raises(UserError, match="kept no moving average"):
         clip_jax.load(finished, ema=True)
