@@ -18,6 +18,7 @@ from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
 from clip_jax.eval import zeroshot
 from clip_jax.interop.table import leaves
+from clip_jax.metrics.goodput import CAUSES
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
@@ -56,7 +57,9 @@ def test_what_a_run_leaves(finished):
     last = [x for x in lines if "loss" in x][-1]
     for name in ("speed/examples_per_s", "data/wait_share", "data/skipped", "logit_scale"):
         assert name in last
-    assert 0 <= [x for x in lines if "eval/colours/top1" in x][-1]["eval/colours/top1"] <= 1
+    assert 0 <= lines[-1]["eval/colours/top1"] <= 1
+    for cause in set(CAUSES) - {"report"}:  # that is written after it
+        assert lines[-1][f"time/{cause}_s"] > 0, cause
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 16
     assert "colours" in (finished / "report.html").read_text()
 
@@ -107,6 +110,11 @@ def test_a_run_behind_a_published_one_is_told(folder, tmp_path, capsys):
     )
     clip_jax.pretrain(dataclasses.replace(cfg, eval=changed), str(tmp_path))
     said = capsys.readouterr().out
+    assert "steps 0 to 8 of 16 pairs" in said and "memory per device" in said
+    spent = (
+        r"\nstep 8: .*\n(.*\n)*training took \d+ s \(\d+ % of [\d,]+ s were steps; .*\); report: "
+    )
+    assert re.search(spent + re.escape(f"{tmp_path}/report.html\n"), said), said
     assert "after 64 pairs; the published run had about 91.7 %." in said
     assert "after 128 pairs; the published run had about 92.5 %." in said  # at the end, too
     page = (tmp_path / "report.html").read_text()
