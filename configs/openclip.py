@@ -2,7 +2,8 @@
 
 Source: LAION-AI/scaling-laws-openclip, trained_models_info.csv and zeroshot_results.csv; what is
 not there is OpenCLIP's default (betas 0.9 and 0.98, epsilon 1e-6, decay 0.2 of all but gains and
-biases, crops of 0.9 to 1, cosine to 0). An "epoch" is what those runs called one.
+biases, crops of 0.9 to 1, cosine to 0). An "epoch" is what those runs called one, its pairs rounded
+(407M were 407,332,084, 135.6M 135,646,078 and 200M of b16-2b 200,092,953).
 """
 
 from clip_jax.config.base import published

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     if stopped := statuses.pop("", 0):
         print("stopped; the same command goes on")
         return INTERRUPTED if stopped == signal.SIGINT else RESTART
-    rows = results.rows(found, args.workdir)
+    rows = results.rows(found, args.workdir, statuses)
     by = args.sort or results.default_sort(rows)
     mistake = None
     try:

@@ -1,5 +1,6 @@
 """Cross-field checks that need no device: all findings in one list, each a line for the user."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ def _positive(cfg: Config) -> Iterator[str]:
         "data.prefetch": cfg.data.prefetch,
         "optim.max_skipped": cfg.optim.max_skipped,
         "optim.learning_rate": cfg.optim.learning_rate,
+        "optim.eps": cfg.optim.eps,
     }
     for path, value in values.items():
         if not 0 < value < math.inf:
@@ -82,6 +84,7 @@ def _positive(cfg: Config) -> Iterator[str]:
         "optim.timescale_steps": cfg.optim.timescale_steps,
         "eval.every": cfg.eval.every,
         "log.watchdog_seconds": cfg.log.watchdog_seconds,
+        **{f"augment.{k}": v for k, v in dataclasses.asdict(cfg.augment).items()},
     }.items():
         if not 0 <= value < math.inf:
             yield f"config.{path}: must not be negative (got {value})"
@@ -220,8 +223,11 @@ def _optim(cfg: Config) -> Iterator[str]:
     for name in ("image_layer_decay", "text_layer_decay"):
         if not 0 < (value := getattr(optim, name)) <= 1:
             yield f"config.optim.{name}: must lie above 0 and at most at 1 (got {value})"
-    if not 0 <= optim.ema < 1:
-        yield f"config.optim.ema: must lie in 0..1, without 1 (got {optim.ema})"
+    for name in ("b1", "b2", "ema"):
+        if not 0 <= (value := getattr(optim, name)) < 1:
+            yield f"config.optim.{name}: must lie in 0..1, without 1 (got {value})"
+    if not 0 <= optim.final_lr <= 1:
+        yield f"config.optim.final_lr: is a share, and must lie in 0..1 (got {optim.final_lr})"
     if cfg.eval.ema and not optim.ema:
         yield "config.eval.ema: there is no moving average; set config.optim.ema=0.9999"
     if optim.logit_scale_max != 0 and not optim.logit_scale_max >= 1:
@@ -255,6 +261,10 @@ def _rest(cfg: Config) -> Iterator[str]:
         value = getattr(cfg.data, name)
         if (value or name == "crop_ratio") and (len(value) != 2 or not 0 < value[0] <= value[1]):
             yield f"config.data.{name}: must be (low, high) with 0 < low <= high (got {value})"
+    if max(cfg.data.crop_scale, default=0.0) > 1:
+        yield f"config.data.crop_scale: must be shares, at most 1 (got {cfg.data.crop_scale})"
+    if cfg.augment.dim > 1:
+        yield f"config.augment.dim: is a share, at most 1 (got {cfg.augment.dim})"
     if cfg.loss.kind.startswith("sigmoid") and not cfg.model.logit_bias:
         yield f"config.loss.kind: '{cfg.loss.kind}' needs config.model.logit_bias=True; set it"
     if not 0 <= cfg.data.max_bad_share <= 1:

@@ -167,9 +167,11 @@ def _named(path: Path) -> Iterator[None]:
 def _broken(path: Path, error: Exception) -> UserError:
     """The last line of the recipe that the error passed through."""
     frames = traceback.extract_tb(error.__traceback__)
-    line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), "?")
+    here = str(path.absolute())  # as Python names it
+    lines = [f":{f.lineno}" for f in frames if f.filename == here]
     text = " ".join(str(error).split())
-    return UserError(f"{path}:{line}: {type(error).__name__}: {text}; mend the recipe")
+    where = f"{path}{lines[-1] if lines else ''}"
+    return UserError(f"{where}: {type(error).__name__}: {text}; mend the recipe")
 
 
 def variant(arg: str, known: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+from ml_collections.config_flags import config_path
 
 from clip_jax.config.schema import Config
 from clip_jax.errors import UserError, near
@@ -73,8 +74,22 @@ def overridden(config: Any, overrides: tuple[str, ...]) -> Any:
         values(argv)
         return values["config"].value
     except (flags.Error, ValueError, TypeError, IndexError) as e:
+        _check_entries(config, overrides)
         text = " ".join(str(e).split())
         where = "" if "--config." in text else f"{', '.join(overrides)}: "
         raise UserError(
             f"{where}{text}; see `clip_jax train --help` for the type of the field"
         ) from e
+
+
+def _check_entries(config: Any, overrides: tuple[str, ...]) -> None:
+    """Names the override of an entry that is not there, such as config.init[0] of none."""
+    for item in overrides:
+        path = item.partition("=")[0].lstrip("-").removeprefix("config.")
+        try:
+            config_path.get_value(path, config)
+        except IndexError as e:
+            raise UserError(
+                f"--config.{path}: there is no entry of that number; leave it out, or give the "
+                "recipe one"
+            ) from e

@@ -51,7 +51,7 @@ def expand(cfg: Config) -> tuple[Stage, ...]:
         return (Stage("", cfg, 0, cfg.num_steps),)
     found: list[Stage] = []
     for item in cfg.stages:
-        changed = units.settled(_changed(cfg, item.changes))  # "5" is a text until then
+        changed = units.settled(_changed(cfg, item))  # "5" is a text until then
         first = found[-1].last if found else 0
         found.append(Stage(item.name, changed, first, first + changed.num_steps))
     return tuple(found)
@@ -74,7 +74,7 @@ def settled(cfg: Config, settle: Callable[[Config], Config]) -> Config:
     base = settle(dataclasses.replace(cfg, stages=()))
     of_base, stages, total = flatten(base), [], 0
     for item in cfg.stages:
-        stage = settle(_changed(cfg, item.changes))
+        stage = settle(_changed(cfg, item))
         stage = dataclasses.replace(stage, **{k: getattr(base, k) for k in OF_THE_RUN})
         values = flatten(stage)
         given = {c.partition("=")[0] for c in item.changes}
@@ -118,11 +118,11 @@ def _findings(cfg: Config, i: int) -> Iterator[str]:
         yield f"{where}.changes: has no num_steps=LENGTH; give it"
 
 
-def _changed(cfg: Config, changes: tuple[str, ...]) -> Config:
+def _changed(cfg: Config, item: StageConfig) -> Config:
     plain = to_config_dict(dataclasses.replace(cfg, stages=()))
-    flags = tuple(f"--config.{c}" for c in changes)
+    flags = tuple(f"--config.{c}" for c in item.changes)
     try:
         check_overrides(flags)
         return from_dict(overridden(plain, flags))
     except UserError as e:
-        raise UserError(f"config.stages: {e}") from e
+        raise UserError(f"stage '{item.name}': {e}") from e

@@ -4,12 +4,12 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clip_jax import files
 from clip_jax.config.codec import flatten
-from clip_jax.errors import UserError, near
+from clip_jax.errors import DONE, UserError, near
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.sweep import Curve, SweepReport, write_sweep
 from clip_jax.sweep.run import finished
@@ -26,8 +26,8 @@ class Row:
     last: dict[str, Any]
 
 
-def rows(trials: Sequence[Trial], workdir: str) -> list[Row]:
-    """In the order of the trials."""
+def rows(trials: Sequence[Trial], workdir: str, statuses: Mapping[str, int]) -> list[Row]:
+    """In the order of the trials; `statuses` are those with which trials ended just now."""
     out = []
     for trial in trials:
         lines = read_metrics(files.join(workdir, trial.name))
@@ -35,6 +35,8 @@ def rows(trials: Sequence[Trial], workdir: str) -> list[Row]:
         for line in lines:
             last |= line
         state = "finished" if finished(trial, workdir) else "not finished" if lines else "waiting"
+        if status := statuses.get(trial.name, DONE):
+            state = f"failed ({status})"
         out.append(Row(trial, state, lines, last))
     return out
 

@@ -24,10 +24,12 @@ class Profile:
         self._first, self._last = steps or (0, -1)
         self._folder, self._say = files.join(workdir, "profile"), say
         self._local, self._seen = "", 0  # the folder while it records
+        self._begun = not steps
 
     def before(self, step: int) -> None:
         """Call it before step `step` is given to the devices."""
         if step == self._first:
+            self._begun = True
             self._local = files.local_folder(self._folder)
             jax.profiler.start_trace(self._local)
 
@@ -39,9 +41,14 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Ends a profile that is still open, as at the end of a run."""
+        """Ends a profile that is still open, as at the end of a run; says if there was none."""
         if self._local:
             jax.profiler.stop_trace()
             files.upload(self._local, self._folder)
             self._local = ""
             self._say(f"profile of steps {self._first} to {self._seen}: {self._folder}")
+        elif self._seen and not self._begun:
+            self._say(
+                f"config.log.profile: nothing recorded, since step {self._first} is not among "
+                f"those of this start, which ended at {self._seen}; name steps that it makes"
+            )

@@ -42,7 +42,7 @@ def test_trials_run_past_a_failure_and_are_skipped_when_finished(recipe, tmp_pat
     failed = next(p for p in tmp_path.glob("*.log") if "error: config.batch_size" in p.read_text())
     assert "64 is more than the 32 training pairs" in failed.read_text()
     rows = [x.split() for x in out.splitlines() if x.endswith(" finished")]
-    assert len(rows) == 2
+    assert len(rows) == 2 and out.count("failed (2)\n") == 1
     assert {p.name for p in tmp_path.glob("results.*")} == {"results.csv", "results.html"}
     status, again, _ = command.run(*args)
     assert status == 3 and "2 of 3 trials are finished" in again

@@ -3,11 +3,14 @@
 import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+import clip_jax
 
 FOLDER = Path(__file__).parents[2] / "colabs"
 NAMES = sorted(p.name for p in FOLDER.glob("*.ipynb"))
@@ -41,6 +44,15 @@ def test_it_is_the_same_everywhere_but_for_extras():
     packages = [x for t in texts for x in t if x.startswith("PACKAGE")]
     extras = dict(zip(NAMES, packages, strict=True))
     assert "[plan]" in extras["planning_a_pod.ipynb"] and "[hf]" in extras["zero_shot.ipynb"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_public_package_and_no_tensorflow(name):
+    cells = json.loads((FOLDER / name).read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    assert "tensorflow" not in text.lower()
+    assert set(re.findall(r"(?:from|import) clip_jax.*", text)) <= {"import clip_jax"}
+    assert set(re.findall(r"clip_jax\.(\w+)", text)) <= set(clip_jax.__all__)
 
 
 def test_where_clip_jax_is_nothing_is_installed(monkeypatch, capsys):

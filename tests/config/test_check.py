@@ -52,6 +52,12 @@ def test_a_good_config_has_no_findings():
         ("optim.cooldown_steps", 2),  # the schedule is a cosine
         ("optim.timescale_steps", 2),
         ("optim.ema", 1.0),
+        ("optim.b1", 1.0),
+        ("optim.b2", -0.1),
+        ("optim.eps", 0.0),
+        ("optim.final_lr", 1.5),
+        ("augment.rotate", -5.0),
+        ("augment.dim", 1.5),
         ("eval.ema", True),
         ("optim.logit_scale_max", 0.5),
         ("model.image.size", 3),
@@ -72,6 +78,7 @@ def test_a_good_config_has_no_findings():
         ("data.train.paths", ()),
         ("data.test.paths", ()),
         ("data.crop_scale", (1.0, 0.5)),
+        ("data.crop_scale", (0.5, 1.5)),
         ("data.max_bad_share", 2.0),
     ],
 )

@@ -75,7 +75,11 @@ def test_variants(tmp_path):
         ("digits", ("--config.batch_size=many",), "config.batch_size.*'many'"),
         ("digits", ("--config.seed=1", "--config.seed=2"), "--config.seed: given twice"),
         ("digits", ("--config.data.kind",), "config.data.kind: no such field"),
-        ("digits", ("--config.eval.tasks[5].name=x",), "config.eval.tasks[5].name"),
+        (
+            "digits",
+            ("--config.seed=1", "--config.eval.tasks[5].name=x", "--config.name=y"),
+            "--config.eval.tasks[5].name: there is no entry of that number; leave it out",
+        ),
         ("digits", ("--config.data.train[0].paths=a",), "config.data.train[0]: is not a tuple"),
         ("digits", ("--config.batch_size=0",), "config.batch_size: must be above 0 (got 0)"),
     ],
@@ -93,7 +97,7 @@ def test_findings_come_together():
     assert len(str(e.value).splitlines()) == 2
 
 
-def test_a_broken_recipe(tmp_path):
+def test_a_broken_recipe(tmp_path, monkeypatch):
     path = tmp_path / "mine.py"
     path.write_text("def get_config(:\n")
     with pytest.raises(UserError, match=r"mine.py:1: "):
@@ -101,6 +105,12 @@ def test_a_broken_recipe(tmp_path):
     path.write_text("def get_config(arg):\n    return nothing\n")
     with pytest.raises(UserError, match=r"mine.py:2: NameError: .*'nothing'.*; mend the recipe"):
         load(str(path))
+    monkeypatch.chdir(tmp_path)  # as a user would name it
+    with pytest.raises(UserError, match="^mine.py:2: NameError: "):
+        load("mine.py")
+    path.write_text("def get_config():\n    return 1\n")
+    with pytest.raises(UserError, match=r"^mine.py: TypeError: get_config\(\) takes 0 "):
+        load("mine.py")
     path.write_text("x = 1\n")
     with pytest.raises(UserError, match="no function get_config"):
         load(str(path))

@@ -87,8 +87,11 @@ def test_without_stages_there_is_one():
         ([StageConfig("a", ("num_steps=5", "seed=1"))], "seed is one for the whole run"),
         ([StageConfig("a", ("num_steps=5", "data.test.paths=x"))], "data.test.paths is one for"),
         ([StageConfig("a", ("num_steps=5", "batch_size"))], "FIELD=VALUE .got 'batch_size'"),
-        ([StageConfig("a", ("num_steps=5", "model.imag.size=1"))], "model.imag: no such field"),
-        ([StageConfig("a", ("num_steps=5", "optim.b1=x"))], "config.stages: .*optim.b1"),
+        (
+            [StageConfig("a", ("num_steps=5", "model.imag.size=1"))],
+            "stage 'a': .*imag: no such field",
+        ),
+        ([SMALL, StageConfig("a", ("num_steps=5", "optim.b1=x"))], "stage 'a': .*optim.b1=x"),
         (
             [SMALL, StageConfig("a", ("num_steps=5", "batch_size=-1"))],
             "stage 'a': config.batch_size",

@@ -1,5 +1,6 @@
 """launch/again.py with a stand-in for clip_jax: what is started again, and when it gives up."""
 
+import importlib.util
 import os
 import pathlib
 import shlex
@@ -93,12 +94,30 @@ def test_it_gives_up_without_a_new_checkpoint_and_counts_anew_after_one(start):
     assert err.splitlines()[-1].endswith("step 5; 2 restarts brought no checkpoint: giving up")
 
 
-def test_waits_double_and_a_checkpoint_sets_them_back(start):
-    child = start("42", "42", "save 5 42", "0", wait="0.6")
-    _, err = child.communicate(timeout=30)
-    waits = [line.rpartition("again in ")[2] for line in err.splitlines()[:-1]]
-    assert waits == ["1 s", "1 s", "1 s"]  # 0.6, 1.2, 0.6, rounded
-    assert "after 0 s" in err
+def test_waits_double_and_a_checkpoint_sets_them_back(monkeypatch, capsys):
+    """Ten minutes at most; saved steps are those before the first start and after each attempt."""
+    spec = importlib.util.spec_from_file_location("again", SCRIPT)
+    assert spec and spec.loader
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    waits = []
+
+    class Child:
+        asked = 0
+
+        def run(self, command):
+            return 42
+
+        def wait(self, seconds):
+            waits.append(seconds)
+
+    steps = iter([0, 0, 0, 5, *[5] * 10])
+    monkeypatch.setattr(again, "Child", Child)
+    monkeypatch.setattr(again, "saved_step", lambda workdir: next(steps))
+    monkeypatch.delenv("CLIP_JAX_WAIT", raising=False)
+    assert again.main(["--most=9", "--", "--workdir=x"]) == 1
+    assert waits == [10, 20, 10, 20, 40, 80, 160, 320, 600, 600, 600]
+    assert "again in 600 s" in capsys.readouterr().err
 
 
 def test_a_signal_is_passed_on_and_ends_it(start):

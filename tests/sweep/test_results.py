@@ -41,18 +41,20 @@ def names(rows):
 
 
 def test_order(workdir):
-    found = results.rows(TRIALS, workdir)
+    found = results.rows(TRIALS, workdir, {})
     assert [r.state for r in found] == ["not finished", "finished", "waiting"]
+    again = results.rows(TRIALS, workdir, {"aaaa": 4, "bbbb": 0, "cccc": 2})
+    assert [r.state for r in again] == ["failed (4)", "finished", "failed (2)"]
     assert results.default_sort(found) == "-eval/zeroshot/top1"
     assert names(results.ordered(found, "-eval/zeroshot/top1")) == ["bbbb", "aaaa", "cccc"]
     assert names(results.ordered(found, "-loss")) == ["aaaa", "bbbb", "cccc"]
     with pytest.raises(UserError, match="--sort: no metric 'lost'; did you mean 'loss'"):
         results.ordered(found, "lost")
-    assert results.default_sort(results.rows(TRIALS[2:], workdir)) == "loss"
+    assert results.default_sort(results.rows(TRIALS[2:], workdir, {})) == "loss"
 
 
 def test_table(workdir):
-    lines = results.text(results.ordered(results.rows(TRIALS, workdir), "loss")).splitlines()
+    lines = results.text(results.ordered(results.rows(TRIALS, workdir, {}), "loss")).splitlines()
     assert lines[0].split() == [
         "trial", "optim.learning_rate", "name", "step", "loss", "zeroshot/top1", "state"
     ]  # fmt: skip
@@ -61,7 +63,7 @@ def test_table(workdir):
 
 
 def test_files(workdir):
-    found = results.ordered(results.rows(TRIALS, workdir), "loss")
+    found = results.ordered(results.rows(TRIALS, workdir, {}), "loss")
     table, page = results.write(found, workdir, "A <sweep>", "loss")
     lines = list(csv.DictReader(open(table, newline="")))
     assert lines[0]["eval/zeroshot/top1"] == "0.5" and lines[0]["optim.learning_rate"] == "0.2"

@@ -22,7 +22,14 @@ FINISHES = (
 )
 FAILS = "import sys; print('why', file=sys.stderr); sys.exit(2)"
 KILLED = "import os; os.kill(os.getpid(), 9)"
-SHOWS = "import os; print('gpu', os.environ['GPU']); " + FINISHES
+# Waits for another that runs at the same time.
+MEETS = (
+    "import os, sys, time; print('gpu', os.environ['GPU']); os.makedirs({where!r})\n"
+    "for _ in range(600):\n"
+    "    if all(os.path.isdir({where!r}[:-1] + x) for x in {pair!r}): sys.exit()\n"
+    "    time.sleep(0.1)\n"
+    "sys.exit(1)"
+)
 WAITS = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(42)); "
     "print('ready', flush=True); time.sleep(60)"
@@ -57,11 +64,14 @@ def test_failures_do_not_stop_the_others_and_are_tried_again(tmp_path):
 
 
 def test_groups_run_at_the_same_time_each_with_its_devices(tmp_path):
-    trials = [trial(x, SHOWS) for x in "abcd"]
+    trials = [
+        trial(x, MEETS.replace("{pair!r}", repr("ab" if x in "ab" else "cd"))) for x in "abcd"
+    ]
     groups = [{"GPU": "0,1"}, {"GPU": "2,3"}]
-    run.run(trials, str(tmp_path), groups, lambda _: None)
-    seen = {(tmp_path / f"{x}.log").read_text().splitlines()[1] for x in "abcd"}
-    assert seen <= {"gpu 0,1", "gpu 2,3"}
+    statuses = run.run(trials, str(tmp_path), groups, lambda _: None)
+    assert statuses == dict.fromkeys("abcd", 0)
+    seen = {x: (tmp_path / f"{x}.log").read_text().split("gpu ")[-1].strip() for x in "abcd"}
+    assert {seen["a"], seen["b"]} == {"0,1", "2,3"} == {seen["c"], seen["d"]}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

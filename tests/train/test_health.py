@@ -25,6 +25,13 @@ ILL = {
     "config.data.group_by=caption": {"data/repeated": 0.2},
     "most of it to decode; store smaller images": {"data/wait_share": 0.4},
 }
+REMEDIES = (
+    "lower config.optim.learning_rate, and see with :overfit",
+    "lower config.optim.learning_rate, or set config.optim.b2=0.95",
+    *["lower config.optim.learning_rate, and look whether all"] * 2,
+    "set config.data.group_by=caption",
+    "store smaller images, or raise config.data.threads",
+)
 
 
 def config(**data):
@@ -36,14 +43,15 @@ def said(health, values, steps):
     return [text for step in steps for text in health.look(step, WELL | values)]
 
 
-@pytest.mark.parametrize("words", ILL)
-def test_each_is_said_once_after_some_lines_in_a_row(words):
+@pytest.mark.parametrize(("words", "remedy"), list(zip(ILL, REMEDIES, strict=True)))
+def test_each_is_said_once_after_some_lines_in_a_row(words, remedy):
     health = Health(config(), 0)
     assert said(health, {}, range(21, 30)) == []
     assert said(health, ILL[words], range(30, 29 + IN_A_ROW)) == []
     assert said(health, {}, [50]) == []  # the row is broken
     (text,) = said(health, ILL[words], range(51, 90))
     assert words in text and text.startswith(f"step {50 + IN_A_ROW}: ") and "\n" not in text
+    assert f"; {remedy}" in text
 
 
 @pytest.mark.parametrize("values", [{"loss": GUESS}, {"cosine/image": 0.99}, {"logit_scale": 2.0}])

@@ -16,7 +16,9 @@ import tiny
 from clip_jax.config.base import overfit
 from clip_jax.config.schema import InitConfig
 from clip_jax.errors import Stop, UserError
+from clip_jax.eval import zeroshot
 from clip_jax.interop.table import leaves
+from clip_jax.metrics.goodput import CAUSES
 from clip_jax.metrics.writers import read_metrics
 from clip_jax.report.finished import is_finished
 from clip_jax.sharding import processes
@@ -55,16 +57,26 @@ def test_what_a_run_leaves(finished):
     last = [x for x in lines if "loss" in x][-1]
     for name in ("speed/examples_per_s", "data/wait_share", "data/skipped", "logit_scale"):
         assert name in last
-    assert 0 <= [x for x in lines if "eval/colours/top1" in x][-1]["eval/colours/top1"] <= 1
+    assert 0 <= lines[-1]["eval/colours/top1"] <= 1
+    for cause in set(CAUSES) - {"report"}:  # that is written after it
+        assert lines[-1][f"time/{cause}_s"] > 0, cause
     assert json.loads((finished / "config.json").read_text())["batch_size"] == 16
     assert "colours" in (finished / "report.html").read_text()
 
 
-def test_every_number_has_its_meaning_in_the_docs(finished):
+ELSEWHERE = {  # of devices that tell (test_log.py), of tasks with distractors (eval/test_run.py)
+    "speed/mfu", "device/peak_bytes", "eval/TASK/top1_all", "eval/TASK/top5_all",
+    "eval/TASK/seen_classes",
+}  # fmt: skip
+
+
+def test_the_docs_name_every_number_and_no_other(finished):
     docs = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
-    known = set(re.findall(r"`([^`]+)`", docs))
-    for name in {name for line in read_metrics(str(finished)) for name in line}:
-        assert name.replace("eval/colours/", "eval/TASK/") in known, name
+    rows = re.findall(r"^\| (`.*?) \|", docs, re.MULTILINE)
+    known = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    names = {name for line in read_metrics(str(finished)) for name in line}
+    written = {x.replace("eval/colours/", "eval/TASK/") for x in names}
+    assert known == written - {"step", "attempt", "time"} | ELSEWHERE
 
 
 def test_a_running_job_writes_its_report(folder, tmp_path, monkeypatch):
@@ -98,6 +110,11 @@ def test_a_run_behind_a_published_one_is_told(folder, tmp_path, capsys):
     )
     clip_jax.pretrain(dataclasses.replace(cfg, eval=changed), str(tmp_path))
     said = capsys.readouterr().out
+    assert "steps 0 to 8 of 16 pairs" in said and "memory per device" in said
+    spent = (
+        r"\nstep 8: .*\n(.*\n)*training took \d+ s \(\d+ % of [\d,]+ s were steps; .*\); report: "
+    )
+    assert re.search(spent + re.escape(f"{tmp_path}/report.html\n"), said), said
     assert "after 64 pairs; the published run had about 91.7 %." in said
     assert "after 128 pairs; the published run had about 92.5 %." in said  # at the end, too
     page = (tmp_path / "report.html").read_text()
@@ -332,9 +349,16 @@ def test_saving_ends_in_order_where_all_processes_end(monkeypatch, kind, joins):
 
 
 def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
-    folder, finished, tmp_path, capsys
+    folder, finished, tmp_path, capsys, monkeypatch
 ):
     """As a user would: start from a run, freeze a tower, average, stop, go on, score, export."""
+    scored, embed = [], zeroshot.embed_split
+
+    def spy(model, *rest):
+        scored.append(leaves(jax.device_get(model.params)))
+        return embed(model, *rest)
+
+    monkeypatch.setattr(zeroshot, "embed_split", spy)
     optim = dataclasses.replace(
         tiny.config(folder).optim, rates=("image/.*=0",), ema=0.5, kind="adafactor", b2=0.95
     )
@@ -366,5 +390,8 @@ def test_a_tower_stands_still_and_an_average_is_kept_scored_and_exported(
     assert status == 0, out + err
     last = [x for x in read_metrics(str(run)) if "eval/colours/top1" in x][-1]["eval/colours/top1"]
     assert f"{100 * last:.1f} %" in out
+    for path, x in leaves(average.params).items():
+        for params in scored[-2:]:  # at the end of the run, and by the command
+            np.testing.assert_array_equal(x, params[path], err_msg=path)
     with pytest.raises(UserError, match="kept no moving average"):
         clip_jax.load(finished, ema=True)

@@ -22,7 +22,9 @@ def params(seed):
     rng = np.random.default_rng(seed)
     array = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)  # noqa: E731
     blocks = {"mlp": {"up": {"kernel": array(L, D, F), "bias": array(L, F)}}}
-    return {"image": {"blocks": blocks, "head": {"kernel": array(D, F)}}, "logit": array()}
+    tower = {"blocks": blocks, "head": {"kernel": array(D, F)}}
+    tower["pool"] = {"mlp": {"up": {"kernel": array(D, F)}}}
+    return {"image": tower, "logit": array()}
 
 
 def config(**changes):
@@ -98,7 +100,7 @@ def test_muon_makes_the_blocks_matrices_orthogonal_and_leaves_the_rest_to_adamw(
     adamw = run(config(kind="adamw"), steps=1)[0]
     for path in ("image/blocks/mlp/up/bias", "image/head/kernel", "logit"):
         np.testing.assert_allclose(got[path], adamw[path], rtol=1e-6)
-    for matrix in np.asarray(got["image/blocks/mlp/up/kernel"]):
+    for matrix in (*got["image/blocks/mlp/up/kernel"], got["image/pool/mlp/up/kernel"]):
         values = np.linalg.svd(matrix, compute_uv=False) / (0.2 * F**0.5)
         assert 0.6 < values.min() and values.max() < 1.3  # Newton-Schulz in five steps is coarse
     u, _, v = np.linalg.svd(gradients("image/blocks/mlp/up/kernel", 1)[0][0], full_matrices=False)

@@ -44,6 +44,15 @@ def test_it_starts_and_ends_where_it_is_told(monkeypatch, tmp_path):
         else:
             assert calls == [1, 2, 3, 4, 5]
     assert len(said) == 2
+    for first, start in ((9, 1), (2, 4)):  # the run is shorter, or was started again after it
+        profile = Profile((first, first + 1), str(tmp_path), said.append)
+        for step in range(start, 6):
+            profile.before(step)
+            profile.after(step, ())
+        profile.close()
+        assert f"nothing recorded, since step {first} is not among those" in said.pop()
+    Profile((2, 3), str(tmp_path), said.append).close()  # of a run that has ended already
+    assert len(said) == 2
 
 
 def test_refusals(tmp_path):
