@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterable
 
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
-from clip_jax.errors import UserError
 from clip_jax.interop import blocks
-from clip_jax.interop.table import ONE, ROW, Rule
+from clip_jax.interop.table import ONE, ROW, Rule, no_such_model
 
 
 def table(cfg: ModelConfig, prefix: str = "params/", scanned: bool = False) -> list[Rule]:
@@ -43,7 +42,9 @@ def table(cfg: ModelConfig, prefix: str = "params/", scanned: bool = False) -> l
     }
     for name, bad in odd.items():
         if bad:
-            raise UserError(f"config.model.{name}: big_vision's two_towers has no such model")
+            tower, field = name.split(".")
+            got = getattr(getattr(cfg, tower), field)
+            raise no_such_model(name, "big_vision's two_towers", repr(got))
     block = "encoderblock" if scanned else "encoderblock_{i}"
     rules = [
         Rule("img/embedding/kernel", ("image/patch/kernel",)),

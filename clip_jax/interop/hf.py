@@ -12,7 +12,7 @@ from clip_jax.config.presets import HALF
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
 from clip_jax.errors import UserError
 from clip_jax.interop import blocks
-from clip_jax.interop.table import CONV, LINEAR, ONE, SAME, Rule
+from clip_jax.interop.table import CONV, LINEAR, ONE, SAME, Rule, no_such_model
 
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -58,16 +58,13 @@ def _check(cfg: ModelConfig) -> None:
         for part in path.split("."):
             value = getattr(value, part)
         if value not in allowed:
-            raise UserError(
-                f"config.model.{path}: transformers' {name} has no such model (got {value!r}, "
-                f"not {allowed[0]!r}); export to open_clip or clip_jax"
-            )
+            raise no_such_model(path, f"transformers' {name}", f"{value!r}, not {allowed[0]!r}")
     if text.pool == "eos" and text.eos_id == 2:
-        raise UserError(
-            "config.model.text.eos_id: transformers' CLIPModel takes 2 for 'the highest id' (got 2)"
-        )
+        why = "2, which it takes for 'the highest id'"
+        raise no_such_model("text.eos_id", "transformers' CLIPModel", why)
     if image.ln_eps != text.ln_eps and siglip:
-        raise UserError("config.model: transformers' SiglipModel wants one ln_eps")
+        epsilons = f"{image.ln_eps} and {text.ln_eps}, not one for both"
+        raise no_such_model("image.ln_eps", "transformers' SiglipModel", epsilons)
 
 
 def text_table(cfg: TextConfig) -> list[Rule]:

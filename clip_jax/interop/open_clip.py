@@ -5,9 +5,8 @@ Names are those of open_clip 3.3's state dicts: `CLIP` (visual.*, transformer.*)
 """
 
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig
-from clip_jax.errors import UserError
 from clip_jax.interop import blocks
-from clip_jax.interop.table import CONV, COUNT, ROW, SAME, Rule
+from clip_jax.interop.table import CONV, COUNT, ROW, SAME, Rule, no_such_model
 from clip_jax.models import vit
 
 # What else may lie in a file and is not a weight: OpenAI's archives, buffers of old versions.
@@ -67,7 +66,7 @@ def check_model(cfg: ModelConfig) -> None:
     }  # fmt: skip
     for name, value in odd.items():
         if value:
-            raise UserError(f"config.model.{name}: OpenCLIP has no such model (got {value})")
+            raise no_such_model(name, "OpenCLIP", value)
 
 
 def _vit(cfg: ImageConfig) -> list[Rule]:

@@ -9,6 +9,7 @@ from clip_jax.config.presets import HALF
 from clip_jax.config.schema import ImageConfig, ModelConfig, TextConfig, TokenizerConfig
 from clip_jax.errors import UserError, near
 from clip_jax.interop.open_clip import check_model, is_timm
+from clip_jax.interop.table import no_such_model
 from clip_jax.interop.tensors import Tensors
 
 TIMM = {"base": (768, 12, 12, 3072), "large": (1024, 24, 16, 4096),
@@ -191,7 +192,8 @@ def from_model(cfg: ModelConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     image, text = cfg.image, cfg.text
     quick = text.activation == "quick_gelu"
     if not is_timm(cfg) and (image.activation == "quick_gelu") != quick:
-        raise UserError("config.model: OpenCLIP wants QuickGELU in both towers or in none")
+        both = f"{image.activation} and {text.activation}, not QuickGELU in both or in none"
+        raise no_such_model("image.activation", "OpenCLIP", both)
     size = image.size if not image.columns else [image.size, image.columns]
     text_cfg: dict[str, Any] = {
         "context_length": text.context,
@@ -251,7 +253,7 @@ def _from_image(image: ImageConfig) -> dict[str, Any]:
         shape = (image.width, image.layers, image.heads, image.mlp_dim)
         names = [n for n, s in TIMM.items() if s == shape]
         if not names:
-            raise UserError(f"config.model.image: timm has no SigLIP tower of this shape {shape}")
+            raise no_such_model("image", "timm", f"a SigLIP tower of {shape}")
         name = f"vit_{names[0]}_patch{image.patch}_siglip_{image.size}"
         return {"timm_model_name": name, "timm_model_pretrained": False, "timm_pool": "map",
                 "timm_proj": "none"}  # fmt: skip

@@ -115,6 +115,14 @@ def _names(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     return [rule.theirs.replace("{i}", str(i)) for i in range(layers)]
 
 
+def no_such_model(path: str, family: str, got: Any) -> UserError:
+    """What to raise when `family` cannot hold the value of config.model.PATH."""
+    return UserError(
+        f"config.model{path and '.'}{path}: {family} has no such model (got {got}); export to "
+        "clip_jax, which holds every model"
+    )
+
+
 def expected(rules: Sequence[Rule], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """{foreign name: ShapeDtypeStruct} that a model of these leaves has, in the table's order.
 

@@ -111,9 +111,28 @@ def write(found: Sequence[Row], workdir: str, title: str, by: str) -> tuple[str,
         metrics=shown,
         rows=[cells(r) for r in found],
         sorted_by=by,
-        curves=[Curve(f"{r.trial.name} {r.trial.label}", r.metrics) for r in found if r.metrics],
+        curves=[
+            Curve(name, r.metrics)
+            for name, r in zip(_names(found), found, strict=True)
+            if r.metrics
+        ],
     )
     return where, write_sweep(workdir, report)
+
+
+def _names(found: Sequence[Row]) -> list[str]:
+    """Of lines: the trial, and the first fields whose values together tell the trials apart."""
+    fields: list[str] = []
+    told = 1
+    for field in varied([r.trial for r in found]):
+        wider = len({tuple(_changes(r, [*fields, field])) for r in found})
+        if wider > told:
+            fields, told = [*fields, field], wider
+    short = [f.rpartition(".")[2] for f in fields]
+    return [
+        " ".join([r.trial.name, *map("=".join, zip(short, _changes(r, fields), strict=True))])
+        for r in found
+    ]
 
 
 def _changes(row: Row, fields: Sequence[str]) -> list[str]:

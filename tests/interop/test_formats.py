@@ -126,6 +126,27 @@ def names(format_, cfg):
         return None
 
 
+@pytest.mark.parametrize(
+    ("format_", "change"),
+    [
+        ("open_clip", {"registers": 4}),
+        ("hf", {"class_token": False}),
+        ("big_vision", {"class_token": True}),
+    ],
+)
+def test_a_refusal_names_the_field_its_value_and_a_format_that_takes_it(format_, change, tmp_path):
+    cfg = small(MODELS["ViT-B-32"])
+    (field, value), *_ = change.items()
+    cfg = dataclasses.replace(cfg, image=dataclasses.replace(cfg.image, **change))
+    with pytest.raises(UserError) as e:
+        FORMATS[format_][0](cfg)
+    if format_ == "big_vision":
+        field, value = "pool", "'cls'"  # which is asked for first
+    text = str(e.value)
+    assert text.startswith(f"config.model.image.{field}: ") and f"(got {value}" in text
+    assert text.endswith("; export to clip_jax, which holds every model")
+
+
 def families():
     """(format, preset) for one preset of each kind that differs in more than numbers."""
     seen = {}

@@ -53,6 +53,22 @@ def test_order(workdir):
     assert results.default_sort(results.rows(TRIALS[2:], workdir, {})) == "loss"
 
 
+def test_lines_are_named_by_what_tells_trials_apart(workdir):
+    changes = [
+        {"num_steps": n, "optim.warmup_steps": n // 10, "seed": 3, "model.image.width": w}
+        for n in (10, 20)
+        for w in (32, 64)
+    ]
+    trials = [Trial(f"{i:08}", c, (), tiny.config("x")) for i, c in enumerate(changes)]
+    assert results._names(results.rows(trials, workdir, {})) == [
+        "00000000 num_steps=10 width=32",
+        "00000001 num_steps=10 width=64",
+        "00000002 num_steps=20 width=32",
+        "00000003 num_steps=20 width=64",
+    ]
+    assert results._names(results.rows(trials[:1], workdir, {})) == ["00000000"]
+
+
 def test_table(workdir):
     lines = results.text(results.ordered(results.rows(TRIALS, workdir, {}), "loss")).splitlines()
     assert lines[0].split() == [
