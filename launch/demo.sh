@@ -13,7 +13,9 @@ while [ $# -gt 0 ]; do
     --quick) config=glyphs:quick ;;
     --workdir=*) workdir=${1#*=} ;;
     --workdir) workdir=${2:?error: --workdir needs a folder}; shift ;;
-    *) options+=("$1") ;;
+    --config.*=* | --noconfig.*) options+=("$1") ;;
+    --config.*) options+=("$1" "${2:?error: $1 needs a value}"); shift ;;
+    *) echo "error: launch/demo.sh: no option '$1'; --help tells them" >&2; exit 2 ;;
   esac
   shift
 done

@@ -1,10 +1,10 @@
 """clip_jax eval RUN [--tasks=a,b] [--floor NAME=VALUE] [--paths=TEST_DATA]"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from clip_jax.config.options import Options
-from clip_jax.errors import CHECK_FAILED, DONE, UserError
+from clip_jax.errors import CHECK_FAILED, DONE, UserError, near
 from clip_jax.files import resolved
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     start.start(args.distributed)
 
     from clip_jax.data.sources import all_captions, index_dir, open_source
-    from clip_jax.eval.run import choose, run_tasks, table
+    from clip_jax.eval.run import choose, run_tasks, score_names, table
     from clip_jax.inference.load import load
 
     model = load(args.run, ema=args.ema)
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     tasks = choose(cfg.eval.tasks, [t for t in args.tasks.split(",") if t])
     if not tasks:
         raise UserError(f"{args.run}: its config has no config.eval.tasks; nothing to evaluate")
+    _check_names(floors, score_names(tasks))
     split = cfg.data.test
     if args.paths:
         split = dataclasses.replace(split, paths=tuple(args.paths))
@@ -73,17 +74,26 @@ def _floor(text: str) -> tuple[str, float]:
         raise UserError(f"--floor: must be NAME=VALUE (got '{text}')") from e
 
 
+def _check_names(floors: list[tuple[str, float]], known: Collection[str]) -> None:
+    from clip_jax.sharding import processes
+
+    for name, _ in floors:
+        if name not in known:
+            short = [k.removeprefix("eval/") for k in known]
+            name = name.removeprefix("eval/")
+            raise processes.error(
+                f"--floor: no score '{name}'; here: {', '.join(short)}{near(name, short)}"
+            )
+
+
 def _check(metrics: dict[str, float], floors: list[tuple[str, float]]) -> None:
     from clip_jax.sharding import processes
 
-    below = []
-    for name, floor in floors:
-        if name not in metrics:
-            known = ", ".join(k.removeprefix("eval/") for k in metrics)
-            raise processes.error(
-                f"--floor: no score '{name.removeprefix('eval/')}'; here: {known}"
-            )
-        if metrics[name] < floor:
-            below.append(f"{name} = {metrics[name]:.4f} is below {floor}")
+    _check_names(floors, metrics)  # of distractors there are none without new captions
+    below = [
+        f"{name} = {metrics[name]:.4f} is below {floor}"
+        for name, floor in floors
+        if metrics[name] < floor
+    ]
     if below:
         raise processes.stop("; ".join(below), CHECK_FAILED)

@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         missing = f"{found.num_missing:,} of {index.num_parts:,} parts are not embedded yet"
         print(f"{args.index}: {missing}", file=sys.stderr)
     print(_table(found.hits))
+    if args.html:
+        print(f"page: {args.html}")
     return DONE
 
 

@@ -38,6 +38,15 @@ def choose(tasks: Sequence[TaskConfig], names: Sequence[str]) -> list[TaskConfig
     return [known[n] for n in names] if names else list(tasks)
 
 
+def score_names(tasks: Sequence[TaskConfig]) -> list[str]:
+    """The metrics that run_tasks gives; those of distractors only where captions are new."""
+    found = []
+    for task in tasks:
+        more = ("top1_all", "top5_all", "seen_classes") if task.distractors else ()
+        found += [f"eval/{task.name}/{x}" for x in ("top1", "top5", "bad_images", *more)]
+    return found
+
+
 def run_tasks(
     model: Model,
     source: Source,

@@ -63,7 +63,10 @@ def expand(
     found: dict[str, Trial] = {}
     for changes in added:
         fields = tuple(option(k, v) for k, v in changes.items())
-        cfg = load(recipe, (*overrides, *fields), pairs=pairs)
+        try:
+            cfg = load(recipe, (*overrides, *fields), pairs=pairs)
+        except UserError as e:
+            raise UserError(f"trial {' '.join(fields) or 'without changes'}: {e}") from e
         text = json.dumps(to_dict(cfg), sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:8]
         flags = (f"--config={recipe}", *overrides, *fields)

@@ -122,7 +122,8 @@ def test_search(run, index, tmp_path):
         "search", run, index, "--text=a red square", "--top=3", f"--html={page}"
     )
     assert status == 0, err
-    head, *rows = out.splitlines()
+    head, *rows, said = out.splitlines()
+    assert said == f"page: {page}"
     assert head.split() == ["rank", "similarity", "path", "caption"] and len(rows) == 3
     assert [x.split()[0] for x in rows] == ["1", "2", "3"]
     assert page.read_text().count("<img") == 3

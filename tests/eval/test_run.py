@@ -29,5 +29,6 @@ def test_test_classes_alone_and_among_the_training_captions(monkeypatch, distrac
         want |= {"seen_classes": 1, "top1_all": 2 / 3, "top5_all": 1.0}
     got = {k.removeprefix("eval/animals/"): v for k, v in result.metrics.items()}
     assert got == {k: pytest.approx(v) for k, v in want.items()}
+    assert set(run.score_names((task,))) == set(result.metrics)
     rows = [(r.classes, r.top1) for r in result.rows]
     assert rows == [(2, 1.0), (3, pytest.approx(2 / 3))][: 1 + distractors]

@@ -218,6 +218,14 @@ def test_demo_runs_the_recipe_with_all_arguments(machine):
     assert machine.calls("JAX_PLATFORMS=tpu")
 
 
+def test_demo_refuses_what_it_does_not_know_before_it_installs(machine):
+    machine.python()
+    fails(machine.call("demo.sh", "--quik"), "no option '--quik'; --help tells them")
+    assert machine.calls("") == []
+    assert machine.call("demo.sh", "--config.num_steps", "3").returncode == 0
+    assert machine.calls("-m clip_jax")[0].endswith("--config.num_steps 3")
+
+
 def test_demo_ends_with_the_status_of_the_run(machine):
     machine.python()
     assert machine.call("demo.sh").returncode == 0

@@ -55,7 +55,7 @@ def test_names_stay_when_trials_are_added(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("add({", "add({'optim.rate': 1, "), r"optim.rate: no such field"),
+        (("add({", "add({'optim.rate': 1, "), r"^trial --config.optim.rate=1 .*: .*no such field"),
         (("def sweep", "def swoop"), r"r.py: no function sweep\(add\)"),
         (("seed=seed)", "seed=0 / 0)"), r"r.py:11: ZeroDivisionError: division by zero"),
     ],

@@ -5,12 +5,14 @@ CLIP_JAX_KILLS=50 python -m pytest tests/train/test_kill.py -k kill_9 is the lon
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
 
 import command
 import pytest
+import stages_recipe
 
 import tiny
 
@@ -61,6 +63,33 @@ def test_kill_9_at_random_moments(folder, uninterrupted, tmp_path):
     assert left == []
 
 
+def test_kill_9_where_stages_meet_and_in_the_last(folder, tmp_path):
+    """Each start goes on in the stage of the newest checkpoint; saved every 15 and at meetings."""
+    recipe = command.TESTS / "stages_recipe.py"
+
+    def start(workdir):
+        return command.start("train", f"--config={recipe}:{folder}", f"--workdir={workdir}")
+
+    out, err = (child := start(tmp_path / "whole")).communicate()
+    assert child.returncode == 0, out + err
+    losses = command.losses(tmp_path / "whole")
+    assert list(losses) == list(range(1, stages_recipe.MEETINGS[-1] + 1))
+    run = tmp_path / "run"
+    for step in (40, 41, 100):  # while 40 is evaluated and saved, after that, in the last
+        child = start(run)
+        wait_for_loss(run, step)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        kept = [int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit()]
+        assert max(command.losses(run)) < stages_recipe.MEETINGS[-1]
+    out, err = (child := start(run)).communicate()
+    assert child.returncode == 0, out + err
+    resumed = int(re.search(r"resumed from step (\d+)", out)[1])
+    assert resumed == max(kept) and "stage 3 of 3, short: steps 80 to 110" in out
+    assert "small" not in out and "large" not in out
+    assert command.losses(run) == losses
+
+
 @pytest.mark.parametrize(
     ("number", "status", "name"),
     [(signal.SIGTERM, 42, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")],
@@ -89,6 +118,14 @@ def test_a_second_ctrl_c_exits_at_once_and_a_second_run_is_refused(folder, tmp_p
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=30)
     assert child.returncode == 130
+
+
+def wait_for_loss(workdir, step):
+    for _ in range(2400):
+        if (workdir / "metrics.jsonl").exists() and step in command.losses(workdir):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no step {step} after two minutes")
 
 
 def wait_for_steps(workdir, steps):
