@@ -296,6 +296,9 @@ class Checkpoints:
             if self._manager is not None:
                 self._manager.close()
                 self._manager = None
+                if not files.is_remote(str(self._folder)):
+                    with contextlib.suppress(OSError):  # not empty; else a start that failed
+                        os.rmdir(self._folder)
 
     def _writer(self) -> ocp.CheckpointManager:
         if self._manager is None:

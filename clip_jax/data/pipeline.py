@@ -61,6 +61,15 @@ class Pipeline:
         """Records in an epoch."""
         return len(self.source)
 
+    def check(self) -> None:
+        """Makes the first example: what is wrong with all of them is told before they are needed.
+
+        Raises:
+            UserError: a field that the records lack, or no usable record.
+        """
+        record, _ = order.locate(np.zeros(1, np.int64), self.size, self.seed)
+        self._example(0, int(record[0]), collections.Counter(), dict.fromkeys(STAGES, 0.0))
+
     def batches(
         self, *, start: int, batch_size: int, num_steps: int, rows: Sequence[int]
     ) -> Iterator[HostBatch]:

@@ -41,8 +41,8 @@ class Inputs:
         """Opens what these stages read, and at first the test split, on all processes.
 
         Raises:
-            UserError: data that cannot be read or differ between processes, a tokenizer that does
-                not fit the text tower, or a batch larger than the data.
+            UserError: data that cannot be read, lack a field or differ between processes, a
+                tokenizer that does not fit the text tower, or a batch larger than the data.
         """
         first = not self.pipelines
         sources = processes.by_host(lambda: self._sources(parts))
@@ -81,6 +81,7 @@ class Inputs:
                 source, tokenizer, cfg.data, model.image, model.text.context, cfg.seed, kept
             )
             check_size(cfg, pipeline)
+            pipeline.check()
             self.pipelines[stage.index] = pipeline
             self.orders[stage.index] = start.order_parts(cfg, pipeline)
 

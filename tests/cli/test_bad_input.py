@@ -117,7 +117,7 @@ def test_fields_and_data(folder, tmp_path, overrides, parts, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = command.train_args(folder, tmp_path / "run", *overrides)
     refused(*command.run(*args), *parts)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert list((tmp_path / "run").rglob("*")) == []
 
 
 def test_a_shard_that_is_not_a_tar(folder, tmp_path):

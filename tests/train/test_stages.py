@@ -274,3 +274,13 @@ def test_a_stage_with_other_parameters_is_refused(folders, tmp_path):
     words = r"stage 'b': image/.*mlp.* is \(2, 64, 16\), and \(2, 32, 16\) in 'a'"
     with pytest.raises(UserError, match=words):
         clip_jax.pretrain(tiny.config(folders[0], stages=parts), str(tmp_path))
+
+
+def test_a_field_that_a_later_stage_groups_by_is_looked_for_before_the_first_step(
+    folders, tmp_path
+):
+    later = StageConfig("b", ("num_steps=3", "data.group_by=colour"))
+    parts = (StageConfig("a", ("num_steps=3",)), later)
+    with pytest.raises(UserError, match="config.data.group_by: no such field"):
+        clip_jax.pretrain(tiny.config(folders[0], stages=parts), str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
