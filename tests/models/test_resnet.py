@@ -1,6 +1,7 @@
 """Batch norm: training on eight devices equals one; running statistics are a part of the state."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -114,6 +115,18 @@ def test_what_is_kept_for_the_backward_pass():
     assert kept("full") == sorted(INPUTS + POOL)
     assert kept("dots") == sorted(INPUTS + CONVOLVED + POOL)
     assert len(kept("none")) > 2 * len(kept("dots"))
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_moments_travel_once(remat):
+    """Those of eight devices' batch are kept, not summed over them again."""
+
+    def sums(kind):
+        model = dataclasses.replace(CFG.model, remat=kind)
+        prog = program.build(dataclasses.replace(CFG, model=model), make_mesh(MeshConfig(8)))
+        return len(re.findall(r" all-reduce(?:-start)?\(", prog.compile().as_text()))
+
+    assert sums(remat) == sums("none") > 0
 
 
 def test_running_statistics_are_those_of_torch():

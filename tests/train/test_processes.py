@@ -144,14 +144,10 @@ def test_ten_steps_are_those_of_one_device_and_go_on_there(folder, start, tmp_pa
 
     for workdir in (alone, both):
         shutil.rmtree(workdir / "checkpoints" / "10")
-    saved = [clip_jax.load(workdir).params for workdir in (alone, both)]
     assert "resumed from step 8" in run_both(alone)
     clip_jax.pretrain(cfg, str(both))
-    for workdir, before in zip((alone, both), saved, strict=True):
+    for workdir in (alone, both):
         close(command.losses(workdir), ten)
-        shutil.rmtree(workdir / "checkpoints" / "10")
-        same = jax.tree.map(np.array_equal, clip_jax.load(workdir).params, before)
-        assert all(jax.tree.leaves(same))
     assert_parameters_close(both, alone)
 
 
