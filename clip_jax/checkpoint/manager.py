@@ -30,6 +30,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from clip_jax import files
+from clip_jax.checkpoint import faults
 from clip_jax.checkpoint.checksum import paths
 from clip_jax.checkpoint.manifest import LAYOUT_VERSION, damage, facts, misfits, seal, unseal
 from clip_jax.checkpoint.quiet import mute_orbax
@@ -37,10 +38,6 @@ from clip_jax.errors import UserError
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _STEP = re.compile(r"0|[1-9]\d*")
-_FULL = re.compile("No space left( on device)?|File too large|(disk )?quota exceeded", re.I)
-_AWAY = re.compile(
-    "UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|ABORTED|Permission denied"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +179,10 @@ class Checkpoints:
         try:
             items = {k: self._item(step, k, tree) for k, tree in abstract.items()}
         except Exception as e:  # tensorstore raises nothing more special
-            if _is_memory(e):
+            if faults.is_memory(e):
                 raise
-            why = _short(e)
-        if _AWAY.search(why):
+            why = faults.short(e)
+        if faults.AWAY.search(why):
             raise UserError(
                 f"{self._folder}: checkpoint {step} cannot be read now ({why}); try again"
             )
@@ -310,11 +307,11 @@ class Checkpoints:
         try:
             call()
         except Exception as e:
-            if not _is_storage(e):
+            if not faults.is_storage(e):
                 raise
             self._abandon()
-            why = _short(e)
-            advice = "free some space" if _FULL.search(why) else "mend the storage"
+            why = faults.short(e)
+            advice = "free some space" if faults.FULL.search(why) else "mend the storage"
             raise UserError(
                 f"{self._folder}: cannot save step {step}: {why}; {advice} and start the same "
                 "command again"
@@ -378,28 +375,6 @@ def _agree(why: str) -> None:
         anywhere = multihost_utils.process_allgather(np.array(anywhere)).any()
     if anywhere:
         raise _DamagedError(why or "another process found damage")
-
-
-def _short(e: Exception) -> str:
-    """The part of a long message that a user can use."""
-    text = " ".join((isinstance(e, OSError) and e.strerror or str(e) or type(e).__name__).split())
-    for known in (_FULL, _AWAY):
-        if found := known.search(text):
-            return found.group()
-    return text if len(text) <= 100 else text[:97] + "..."
-
-
-def _is_storage(e: Exception) -> bool:
-    """True for what a file system says, by itself or through tensorstore (`OUT_OF_RANGE: ...`)."""
-    return isinstance(e, OSError) or bool(
-        isinstance(e, ValueError) and re.match("[A-Z_]+: ", str(e))
-    )
-
-
-def _is_memory(e: Exception) -> bool:
-    """True if this machine or its devices failed, not the files."""
-    machine = isinstance(e, MemoryError | jax.errors.JaxRuntimeError)
-    return machine or "Out of memory" in str(e)
 
 
 def _is_unfinished(path: epath.Path) -> bool:
