@@ -117,6 +117,7 @@ def test_what_goes_between_slices_is_no_transfer_to_the_host():
         between("gathered", "ALL_GATHER"),
         between("summed", "ALL_REDUCE"),
         between("passed", "ONE_TO_ONE"),
+        between("taken", "ONE_TO_ONE").replace("send(%p, %t)", "recv(%t)"),  # what another sent
         "%g = f32[32,128]{1,0} all-gather(%p), channel_id=3, replica_groups={}, dimensions={0}",
         "ROOT %r = f32[8,128]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,2},{1,3}}, "
         "use_global_device_ids=true, to_apply=%add",
