@@ -72,7 +72,6 @@ def _positive(cfg: Config) -> Iterator[str]:
     if not 0 <= cfg.seed < 2**32:
         yield f"config.seed: must lie in 0..2**32-1 (got {cfg.seed})"
     for path, value in {
-        "data.threads": cfg.data.threads,
         "data.limit": cfg.data.limit,
         "tokenizer.train_captions": cfg.tokenizer.train_captions,
         "loss.chunk": cfg.loss.chunk,
@@ -88,6 +87,8 @@ def _positive(cfg: Config) -> Iterator[str]:
     }.items():
         if not 0 <= value < math.inf:
             yield f"config.{path}: must not be negative (got {value})"
+    if cfg.data.threads < -1:
+        yield f"config.data.threads: must be -1 or more (got {cfg.data.threads})"
 
 
 def _image(image: ImageConfig) -> Iterator[str]:

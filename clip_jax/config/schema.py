@@ -159,7 +159,11 @@ class DataConfig:
     epoch_size: int = _field(0, "pairs of an epoch, for lengths in epochs; 0 = all there are")
     limit: int = _field(0, "use only so many pairs, spread over the training data; 0 = all")
     cache: bool = _field(False, "keep the decoded pairs in memory, for small data")
-    threads: int = _field(1, "threads that read and decode; 0 = in the training thread")
+    threads: int = _field(
+        -1,
+        "threads that read and decode; -1 = as the process has cores, at most 32, and 1 beside "
+        "steps on CPUs; 0 = in the training thread",
+    )
     prefetch: int = _field(2, "batches that wait ready")
     max_bad_share: float = _field(0.05, "stop when more than this share of the pairs is unusable")
 

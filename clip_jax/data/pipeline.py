@@ -8,11 +8,13 @@ batches, and a resume starts at a position. Grain reads chunks of a batch in its
 import collections
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from clip_jax.config.schema import DataConfig, ImageConfig
@@ -25,6 +27,7 @@ from clip_jax.tokenizers import Tokenizer
 CHUNK = 32  # samples; large enough to hide Grain's cost per element, small enough to share work
 STAGES: tuple[str, ...] = ("read", "decode", "transform", "tokenize")
 MOST_TRIES = 100  # neighbours tried in place of an unusable record
+MOST_THREADS = 32  # of themselves: Python's lock lets more of them wait for each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Pipeline:
             row = np.asarray(parts[part], np.int64)
             return self.examples(start + step * batch_size + row, row)
 
-        threads = self.data.threads
+        threads = num_threads(self.data.threads)
         options = grain.ReadOptions(
             num_threads=threads,
             prefetch_buffer_size=max(threads, self.data.prefetch * len(parts)) if threads else 0,
@@ -174,6 +177,17 @@ class Pipeline:
             raise UserError(
                 f"config.data.group_by: no such field (got '{self.data.group_by}'); here: {known}"
             ) from e
+
+
+def num_threads(asked: int) -> int:
+    """How many read for `config.data.threads`."""
+    if asked >= 0:
+        return asked
+    if jax.default_backend() == "cpu":
+        return 1
+    bound = getattr(os, "sched_getaffinity", None)  # of this task, where a scheduler binds it
+    cores = len(bound(0)) if bound else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def test_a_good_config_has_no_findings():
         ("num_steps", 0),
         ("seed", -1),
         ("seed", 2**32),
-        ("data.threads", -1),
+        ("data.threads", -2),
         ("data.limit", -1),
         ("tokenizer.train_captions", -1),
         ("loss.chunk", -1),

@@ -1,14 +1,16 @@
 """Batches as a pure function of (seed, position): hosts, threads, resume, bad records."""
 
 import collections
+import os
 
+import jax
 import numpy as np
 import pytest
 
 import tiny
 from clip_jax.config.schema import DataConfig, ImageConfig, SplitConfig
 from clip_jax.data import order
-from clip_jax.data.pipeline import Pipeline
+from clip_jax.data.pipeline import Pipeline, num_threads
 from clip_jax.data.record import decode_image
 from clip_jax.data.sources import open_source
 from clip_jax.errors import UserError
@@ -68,6 +70,17 @@ def test_examples_are_the_pairs_of_the_order(folder):
         position = step * 12 + np.arange(12)
         assert np.array_equal(batch.arrays["index"][:, 1], position)
         assert not batch.arrays["index"][:, 0].any()
+
+
+def test_threads_are_as_many_as_cores_but_beside_steps_on_cpus(monkeypatch):
+    assert num_threads(-1) == 1 and num_threads(0) == 0 and num_threads(64) == 64
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for cores, want in ((12, 12), (208, 32)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
+        assert num_threads(-1) == want
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert num_threads(-1) == 4
 
 
 @pytest.mark.parametrize("changes", [{}, {"crop_scale": (0.3, 1.0), "flip": True}])
