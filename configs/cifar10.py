@@ -2,7 +2,7 @@
 
     clip_jax train --config=cifar10 --workdir=runs/cifar10 \
       --config.data.train.paths='DIR/train-{00000..00009}.tar' \
-      --config.data.test.paths='DIR/test-00000.tar'
+      --config.data.test.paths='DIR/test-*.tar'
 
 A sample is KEY.jpg + KEY.txt + KEY.json with `label` (0..9); examples/folders_to_tars.py makes such
 tars of your own folders. Learns from the captions alone; `--config.data.group_by=label` makes all
@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     c.model.logit_scale_init = 2.302585  # log 10
 
     c.data.train.kind = c.data.test.kind = "webdataset"
-    c.data.group_by = "caption"  # 240 different captions: equal ones are positives
+    c.data.group_by = "caption"  # equal ones are positives
     c.data.flip = True
     c.data.cache = True
     c.augment.shift = 4.0

@@ -11,7 +11,7 @@ from clip_jax.files import resolved
 OPTIONS = {
     "--config": "recipe: a name, or a file with get_config(arg), with an optional :variant",
     "--workdir": "folder or URL of the run; the same command goes on where it stopped",
-    "--dry_run": "print config, mesh, parameters, steps and memory; write nothing",
+    "--dry_run": "print config, mesh, parameters, steps and memory; train nothing",
     "--accept_changes": "go on although optimizer, schedule or length changed",
     "--distributed": "auto: join the other processes of a recognised cluster; on: must; off: never",
 }
