@@ -83,17 +83,24 @@ def _run(args: list[str]) -> int:
     except UserError as e:
         _traceback()
         for line in str(e).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            _tell(f"error: {line}")
         return USER
     except Stop as e:
         if str(e):  # process 0 has told it
-            print(str(e), file=sys.stderr)
+            _tell(str(e))
         return e.status
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head`: no noise at exit
         return BUG
+
+
+def _tell(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it any more; the status is still read
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _traceback() -> None:

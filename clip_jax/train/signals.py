@@ -4,6 +4,7 @@ Several processes stop at the same step, whichever of them is asked: jax's preem
 SIGTERM there, tells all, and names the step. The other two signals are passed on to it.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -74,7 +75,8 @@ class Signals:
         self.status = _STATUS[signal.Signals(number)]
         self.name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         more = "; once more exits at once" if number == signal.SIGINT else ""
-        os.write(2, f"{self.name}: saving after this step{more}\n".encode())  # safe in a handler
+        with contextlib.suppress(OSError):  # a closed terminal, or a pipe that had Ctrl-C too
+            os.write(2, f"{self.name}: saving after this step{more}\n".encode())
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -4,6 +4,7 @@ A stall in Python keeps the heartbeat of jax.distributed alive, and the other pr
 collective without limit: only the lack of steps shows it. Cost: a thread that wakes now and then.
 """
 
+import contextlib
 import faulthandler
 import os
 import threading
@@ -48,6 +49,7 @@ class Watchdog:
                     f"process {jax.process_index()}: nothing was done for {self._seconds:g} s "
                     f"(config.log.watchdog_seconds) after {self._what}; its threads stand here:\n"
                 )
-                os.write(2, text.encode())
+                with contextlib.suppress(OSError):  # a terminal that is closed
+                    os.write(2, text.encode())
                 faulthandler.dump_traceback(file=2, all_threads=True)
                 os._exit(RESTART)

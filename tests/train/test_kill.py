@@ -108,6 +108,20 @@ def test_signals_save_before_they_exit(folder, uninterrupted, tmp_path, number, 
     assert {s: v for s, v in losses.items() if s <= step} == command.losses(tmp_path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_when_nobody_reads_any_more(folder, tmp_path, number):
+    """As `2>&1 | tee log` ends with Ctrl-C too, and a terminal before it sends SIGHUP."""
+    args = command.train_args(folder, tmp_path, "--config.num_steps=100000")
+    child = command.start(*args)
+    wait_for_steps(tmp_path, 25)
+    child.stdout.close()
+    child.stderr.close()
+    child.send_signal(number)
+    assert child.wait(60) == {signal.SIGINT: 130, signal.SIGHUP: 42}[number]
+    newest = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+    assert max(command.losses(tmp_path)) == newest
+
+
 def test_a_second_ctrl_c_exits_at_once_and_a_second_run_is_refused(folder, tmp_path):
     child = command.start(*command.train_args(folder, tmp_path, "--config.num_steps=100000"))
     wait_for_steps(tmp_path, 25)
