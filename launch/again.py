@@ -70,6 +70,14 @@ def helps(status: int) -> bool:
     return status == RESTART or (status >= 128 and status != INTERRUPTED)
 
 
+def say(text: str) -> None:
+    """To stderr while somebody reads: Ctrl-C ends `| tee` too, and the status is still wanted."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 class Child:
     """The process that trains; our signals go to it, and none is started after one."""
 
@@ -125,15 +133,15 @@ def main(argv: Sequence[str]) -> int:
         said = f"attempt {attempt}: status {status} after {time.monotonic() - begin:.0f} s"
         said += f", checkpoint at step {now}" if now else ", no checkpoint"
         if child.asked or not helps(status):
-            print(said, file=sys.stderr, flush=True)
+            say(said)
             return status
         if now > saved:
             wait, without = first, 0
         without += 1
         if without > most:
-            print(f"{said}; {most} restarts brought no checkpoint: giving up", file=sys.stderr)
+            say(f"{said}; {most} restarts brought no checkpoint: giving up")
             return BUG
-        print(f"{said}; again in {wait:.0f} s", file=sys.stderr, flush=True)
+        say(f"{said}; again in {wait:.0f} s")
         child.wait(wait)
         if child.asked:
             return status

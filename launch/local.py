@@ -102,6 +102,15 @@ def _die_with_parent() -> None:
     _libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def tell(text: str, out: IO[str]) -> None:
+    """While somebody reads it; Ctrl-C ends `| tee` too, and the status is still wanted."""
+    try:
+        out.write(text)
+        out.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
 class Relay:
     """What the processes say, each line once and with the number of who said it first."""
 
@@ -118,8 +127,7 @@ class Relay:
                 continue
             with self._lock:
                 if self._said.setdefault(line, i) == i:
-                    out.write(f"[{i}] {line}" if i else line)
-                    out.flush()
+                    tell(f"[{i}] {line}" if i else line, out)
 
 
 def watch(children: Sequence[subprocess.Popen[str]]) -> int:
@@ -147,7 +155,7 @@ def watch(children: Sequence[subprocess.Popen[str]]) -> int:
     i, first = next(((i, code) for i, code in codes if code), (0, 0))
     if killed or len({code for _, code in codes}) > 1:
         how = f"was killed by {_name(first)}" if first > 128 else "ended"
-        print(f"process {i} {how} first, with status {first}", file=sys.stderr)
+        tell(f"process {i} {how} first, with status {first}\n", sys.stderr)
     return first
 
 

@@ -130,6 +130,16 @@ def test_a_signal_is_passed_on_and_ends_it(start):
     assert time.monotonic() - begin < 10
 
 
+def test_the_status_is_given_when_nobody_reads_any_more(start):
+    """As when Ctrl-C ends `| tee` too."""
+    child = start("wait", "0")
+    assert child.stdout.readline() == "waiting\n"
+    child.stdout.close()
+    child.stderr.close()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 42
+
+
 def test_a_signal_ends_the_wait(start):
     child = start("42", "0", wait="60")
     assert "again in 60 s" in child.stderr.readline()

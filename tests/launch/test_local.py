@@ -118,6 +118,25 @@ time.sleep(600)
     assert status == 42 and err.count(f"saved {int(number)}") == 1 and seconds < 5
 
 
+def test_the_status_is_given_when_nobody_reads_any_more(start):
+    """Though the processes say more than a pipe holds."""
+    part = """
+def stop(number, frame):
+    for i in range(10_000):
+        print("saving the step", me, i, flush=True)
+    sys.exit(42)
+signal.signal(signal.SIGTERM, stop)
+print("ready", me, file=sys.stderr, flush=True)
+time.sleep(600)
+"""
+    child = start(part, part)
+    assert {child.stderr.readline(), child.stderr.readline()} == {"ready 0\n", "[1] ready 1\n"}
+    child.stdout.close()
+    child.stderr.close()
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 42
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl")
 def test_nobody_outlives_the_launcher(start, tmp_path):
     child = start(f"open('{tmp_path}/pid', 'w').write(str(os.getpid()))\ntime.sleep(600)", "")
