@@ -20,11 +20,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -35,7 +34,9 @@ from clip_jax.checkpoint.checksum import paths
 from clip_jax.checkpoint.manifest import LAYOUT_VERSION, damage, facts, misfits, seal, unseal
 from clip_jax.checkpoint.quiet import mute_orbax
 from clip_jax.errors import UserError
+from clip_jax.sharding import processes
 
+T = TypeVar("T")
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _STEP = re.compile(r"0|[1-9]\d*")
 
@@ -172,24 +173,40 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, abstract: dict[str, Any]) -> Restored:
-        manifest = self._json(step, "manifest")
+        manifest, encoded = self._read(step, lambda: self._notes(step))
         self._check_fits(step, manifest, abstract)
-        encoded = self._json(step, "extra_files") if manifest["extra_files"] else {}
-        items, why = {}, ""
+        items = self._read(
+            step, lambda: {k: self._item(step, k, tree) for k, tree in abstract.items()}
+        )
+        self._agree(step, damage(manifest, items))
+        extra = {name: base64.b64decode(text) for name, text in encoded.items()}
+        return Restored(step, items, manifest, extra)
+
+    def _read(self, step: int, read: Callable[[], T]) -> T:
+        """What `read` gives, if it can on all processes; nothing in it may wait for the others."""
+        found, why = None, ""
         try:
-            items = {k: self._item(step, k, tree) for k, tree in abstract.items()}
+            found = read()
         except Exception as e:  # tensorstore raises nothing more special
             if faults.is_memory(e):
                 raise
             why = faults.short(e)
+        self._agree(step, why)
+        return cast(T, found)
+
+    def _agree(self, step: int, why: str) -> None:
+        """Raises on every process if a part of the step is damaged, or away, for one of them."""
+        why = processes.agree(why, lambda each: next(filter(None, each), ""))
         if faults.AWAY.search(why):
-            raise UserError(
+            raise processes.error(
                 f"{self._folder}: checkpoint {step} cannot be read now ({why}); try again"
             )
-        _agree(why)
-        _agree(damage(manifest, items))
-        extra = {name: base64.b64decode(text) for name, text in encoded.items()}
-        return Restored(step, items, manifest, extra)
+        if why:
+            raise _DamagedError(why)
+
+    def _notes(self, step: int) -> tuple[dict[str, Any], dict[str, str]]:
+        manifest = self._json(step, "manifest")
+        return manifest, self._json(step, "extra_files") if manifest["extra_files"] else {}
 
     def _check_fits(self, step: int, manifest: dict[str, Any], abstract: dict[str, Any]) -> None:
         where = f"{self._folder}: checkpoint {step}"
@@ -209,9 +226,11 @@ class Checkpoints:
         stored = {path: x for path, x in named.items() if x.size}
         found = {}
         if stored:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-                args = ocp.args.StandardRestore(_nested(stored))
-                found = paths(reader.restore(self._path(step, name), args=args))
+            # Not by a Checkpointer: it would wait for processes that may have failed to read.
+            reader = ocp.StandardCheckpointHandler()
+            args = ocp.args.StandardRestore(_nested(stored))
+            found = paths(reader.restore(self._path(step, name), args=args))
+            reader.close()
         leaves = [
             found[path] if path in found else jnp.zeros(x.shape, x.dtype, device=x.sharding)
             for path, x in named.items()
@@ -225,6 +244,8 @@ class Checkpoints:
             raise _DamagedError(f"it has no {name}") from e
         except ValueError as e:
             raise _DamagedError(f"its {name} cannot be read") from e
+        except OSError as e:
+            raise _DamagedError(f"its {name} cannot be read: {faults.short(e)}") from e
 
     def _path(self, step: int, *names: str) -> epath.Path:
         return self._folder.joinpath(str(step), *names)
@@ -309,7 +330,8 @@ class Checkpoints:
         except Exception as e:
             if not faults.is_storage(e):
                 raise
-            self._abandon()
+            if jax.process_count() == 1:  # else the others would not join in
+                self._abandon()
             why = faults.short(e)
             advice = "free some space" if faults.FULL.search(why) else "mend the storage"
             raise UserError(
@@ -366,15 +388,6 @@ def _nested(named: dict[str, Any]) -> dict[str, Any]:
 def _with_sharding(x: Any) -> jax.ShapeDtypeStruct:
     sharding = x.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _agree(why: str) -> None:
-    """Raises on every process if a part of the step is damaged for one of them."""
-    anywhere = bool(why)
-    if jax.process_count() > 1:
-        anywhere = multihost_utils.process_allgather(np.array(anywhere)).any()
-    if anywhere:
-        raise _DamagedError(why or "another process found damage")
 
 
 def _is_unfinished(path: epath.Path) -> bool:

@@ -187,6 +187,7 @@ def test_parameters_over_both_processes_then_a_damaged_checkpoint(one, start, tm
     assert "mesh data 1 x fsdp 4 x tensor 2" in out
     close(command.losses(tmp_path), command.losses(one))
     assert_parameters_close(tmp_path, one)
+    other = shutil.copytree(tmp_path, tmp_path.with_name("other"))
 
     files = [p for p in (tmp_path / "checkpoints" / "8").rglob("*") if p.is_file()]
     newest = max(files, key=lambda p: p.stat().st_size)
@@ -200,6 +201,14 @@ def test_parameters_over_both_processes_then_a_damaged_checkpoint(one, start, tm
     again = [x["step"] for x in read_metrics(str(tmp_path)) if "loss" in x and x["attempt"] == 2]
     assert again == [5, 6, 7, 8]
     close(command.losses(tmp_path), command.losses(one))
+
+    own = (other / "checkpoints" / "8" / "params" / "ocdbt.process_1" / "d").iterdir()
+    for part in own:  # only process 1 reads it, and cannot
+        part.write_bytes(part.read_bytes()[:8])
+    status, out, err = end(start(other, *spread, devices=4))
+    assert status == 0, out + err
+    assert (out + err).count("checkpoint 8 is damaged") == 1 and "using 4 instead" in out + err
+    close(command.losses(other), command.losses(one))
 
 
 def test_a_signal_anywhere_saves_once_on_all_and_two_go_on(folder, start, tmp_path):
