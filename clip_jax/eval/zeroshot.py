@@ -4,6 +4,7 @@ Letters: b images, n classes, e embedding.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from clip_jax.data.sources import Source
 from clip_jax.errors import UserError
 from clip_jax.inference.api import Model
 from clip_jax.inference.prompts import class_embeddings
+from clip_jax.sharding import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +71,18 @@ def check_task(source: Source, task: TaskConfig) -> None:
 def embed_split(model: Model, source: Source, task: TaskConfig) -> Labelled:
     """Embeds every usable image of `source` and looks up its class.
 
+    What one process cannot read is left out by all. It keeps its place until then: each embeds
+    its own rows of a batch.
+
     Raises:
         UserError: the label field is missing, or names no class.
     """
     where = f"config.eval.tasks[{task.name}]"
     kept: list[np.ndarray] = []
     images: list[np.ndarray] = []
-    values: list[int | str] = []
-    records: list[int] = []
-    num_bad = 0
+    values: list[int | str | None] = []
+    bad: list[int] = []
+    black = np.zeros(model.config.model.image.shape(), np.uint8)
 
     def flush() -> None:
         if images:
@@ -90,17 +95,23 @@ def embed_split(model: Model, source: Source, task: TaskConfig) -> Labelled:
                 raise UserError("unusable")
             images.append(model.preprocess(example.image))
         except UserError:
-            num_bad += 1
-            continue
+            bad.append(i)
+            images.append(black)
         values.append(value)
-        records.append(i)
         if len(images) == model.batch_size:
             flush()
     flush()
-    if not kept:
+    bad = json.loads(processes.agree(json.dumps(bad), _of_any))
+    usable = np.setdiff1d(np.arange(len(values)), bad)
+    if not usable.size:
         raise UserError("config.data.test: no usable image; check the paths")
-    classes, label = _classes(values, task, where)
-    return Labelled(np.concatenate(kept), label, np.asarray(records), classes, num_bad)
+    good = [v for i in usable if (v := values[i]) is not None]
+    classes, label = _classes(good, task, where)
+    return Labelled(np.concatenate(kept)[usable], label, usable, classes, len(bad))
+
+
+def _of_any(each: list[str]) -> str:
+    return json.dumps(sorted({i for text in each for i in json.loads(text)}))
 
 
 def _classes(

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
+import tiny
 from clip_jax.config.schema import TaskConfig
+from clip_jax.data.record import BadRecord, Example
 from clip_jax.errors import UserError
 from clip_jax.eval.run import choose, table
-from clip_jax.eval.zeroshot import _classes, score
+from clip_jax.eval.zeroshot import _classes, embed_split, score
 from clip_jax.report.page import ScoreRow
+from clip_jax.sharding import processes
 
 pytestmark = pytest.mark.core
 
@@ -45,6 +48,60 @@ def test_classes_from_values_or_by_number_or_name():
     assert _classes(["dog", "cat"], task, "x")[1].tolist() == [1, 0]
     with pytest.raises(UserError, match=r"x.classes: the data has other classes \(2\)"):
         _classes([0, 2], task, "x")
+
+
+class Source:
+    """Ten records; the pixel of each is its number, the class its parity; 3 cannot be read."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        if i == 3:
+            raise BadRecord("broken")
+        fields = {} if i == 6 else {"label": i % 2}
+        return Example(str(i), b"x" if i == 5 else bytes([i]), ("",), fields)
+
+
+class Broken(Source):
+    def __getitem__(self, i):
+        raise BadRecord("broken")
+
+
+class Reader:
+    """A model whose embedding is the pixel; it cannot read b"x"."""
+
+    batch_size = 4
+    config = tiny.config("unused")
+
+    def __init__(self):
+        self.batches = []
+
+    def preprocess(self, image):
+        if image == b"x":
+            raise UserError("no image")
+        return np.full((16, 16, 3), image[0], np.uint8)
+
+    def embed_images(self, images):
+        self.batches.append(len(images))
+        return np.stack([x[0, 0] for x in images])
+
+
+@pytest.mark.parametrize("others", [[], [3, 8]])
+def test_what_one_process_cannot_read_is_left_out_by_all_and_keeps_its_place(monkeypatch, others):
+    monkeypatch.setattr(processes, "agree", lambda mine, judge: judge([mine, str(others)]))
+    model = Reader()
+    found = embed_split(model, Source(), TaskConfig(classes=("even", "odd")))
+    assert model.batches == [4, 4, 2]  # as on a process that reads all
+    want = [i for i in range(10) if i not in {3, 5, 6, *others}]
+    assert found.record.tolist() == found.z[:, 0].tolist() == want
+    assert found.label.tolist() == [i % 2 for i in want]
+    assert found.num_bad == 10 - len(want)
+
+
+def test_no_image_at_all():
+    with pytest.raises(UserError, match="no usable image"):
+        embed_split(Reader(), Broken(), TaskConfig(classes=("even", "odd")))
 
 
 def test_tasks_by_name():
