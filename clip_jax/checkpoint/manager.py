@@ -16,6 +16,7 @@ checks once. Disk: `keep` + 1 checkpoints while one is being written.
 import base64
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import time
@@ -281,7 +282,8 @@ class Checkpoints:
             UserError: the storage is full or failed, now or during the save before.
         """
         self.wait()
-        if step in self.steps():  # the same on all processes: nobody writes now
+        here = json.loads(processes.tell(json.dumps(self.steps())))  # a mount may show it late
+        if step in here:
             return
         extra = {name: base64.b64encode(b).decode() for name, b in (extra_files or {}).items()}
         with jax.transfer_guard("allow"):

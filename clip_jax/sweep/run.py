@@ -64,7 +64,8 @@ def run(
         not started.
     """
     logs = Path(tempfile.mkdtemp()) if "://" in workdir else Path(workdir)
-    logs.mkdir(parents=True, exist_ok=True)
+    with files.user_errors(workdir):
+        logs.mkdir(parents=True, exist_ok=True)
     free: queue.Queue[Mapping[str, str]] = queue.Queue()
     for group in groups:
         free.put(group)

@@ -147,7 +147,8 @@ def run(cfg: Config, workdir: str, *, accept_changes: bool = False) -> TrainStat
                 state, read, skipped = job.train(state, test, first, skipped)
         with Watchdog(cfg.log.watchdog_seconds, "the last step"):
             job.conclude(state, test)
-        return state
+    processes.tell("")  # who leaves waits for the others a minute: not before process 0 has closed
+    return state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,3 +130,9 @@ def test_devices_are_divided(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     monkeypatch.setattr(run, "_tpu_chips", list)
     assert run.device_groups(3) == [{}, {}, {}]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/sweep: a part of the path is a file"):
+        run.run([], str(tmp_path / "file" / "sweep"), [{}], print)
