@@ -334,6 +334,15 @@ def test_flipped_bit_in_an_array(workdir, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_manifest_that_is_there_and_cannot_be_read(workdir):
+    path = workdir / "checkpoints" / "200" / "manifest" / "metadata"
+    path.unlink()
+    path.mkdir()  # the same error class as of a bad sector or a stale mount
+    restored, (line,) = restore(workdir)
+    assert restored.step == 100
+    assert "200 is damaged (its manifest cannot be read: Is a directory); using 100" in line
+
+
 def test_step_older_than_the_damaged_one_can_be_saved(workdir):
     damage(biggest(workdir), "truncate")
     checkpoints = Checkpoints(str(workdir), keep=2)
